@@ -1,0 +1,1 @@
+"""The greeting contract, by version."""

@@ -97,10 +97,7 @@ def _run(
     names = catalog.chosen(options.services, entries)
     config = ServerConfig.from_env(environ)
     logs.configure(config.logs, formatter(config.logs.format))
-    serves = options.workers == 1 or link is not None
     with _telemetry(config, environ, names) as telemetry:
-        if serves:
-            rsketch_telemetry.instrument(environ)
         plan = _plan(names, entries, environ)
 
         def announce(addresses: Mapping[str, Address]) -> None:
@@ -109,10 +106,10 @@ def _run(
             )
             _announce(config.logs, facts)
 
-        if serves:
-            _serve(plan, telemetry, options, stop, (lambda _: link.ready()) if link else announce)
-        else:
+        if options.workers > 1 and link is None:
             _supervise(plan, [*_start(argv), "server", *plan.services], options, stop, announce)
+        else:
+            _serve(plan, telemetry, options, stop, (lambda _: link.ready()) if link else announce)
 
 
 def _plan(names: Sequence[str], entries: Mapping[str, EntryPoint], environ: Mapping[str, str]) -> _Plan:
@@ -144,6 +141,8 @@ def _serve(plan: _Plan, telemetry: Telemetry, options: Namespace, stop: Stop, on
         telemetry.show_spans(sys.stdout)
     if not settings.boolean(plan.environ, REUSE_PORT, default=False):
         ports.check(plan.services, plan.wanted)
+    # After all that may refuse the start: its line is then the only one.
+    rsketch_telemetry.instrument(plan.environ)
     _in_loop(serve(plan.services, plan.environ, stop, on_first=telemetry.start, on_all=on_all))
 
 

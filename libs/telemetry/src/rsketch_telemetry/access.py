@@ -1,0 +1,55 @@
+"""
+One line a call in the log, for both protocols: logger `rsketch_telemetry.access`, level INFO.
+
+The logger is off until someone sets its level to INFO, by `Telemetry.access_log` or by a logging configuration: an
+application that brings its own access log keeps it.
+"""
+
+import logging
+from typing import Final
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+
+from rsketch_telemetry import semconv
+from rsketch_telemetry.facts import HttpOutcome, HttpRequest, RpcCall, RpcOutcome
+
+__all__ = ["LOGGER_NAME", "OFF", "http", "rpc"]
+
+LOGGER_NAME: Final = "rsketch_telemetry.access"
+OFF: Final = logging.CRITICAL + 10
+
+_log = logging.getLogger(LOGGER_NAME)
+if _log.level == logging.NOTSET:
+    _log.setLevel(OFF)
+
+
+def http(request: HttpRequest, outcome: HttpOutcome, seconds: float, context: Context) -> None:
+    """Log an HTTP request that ended, in its span's *context*."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    status = outcome.status_code if outcome.status_code is not None else "-"
+    method = request.method_original or request.method
+    line = f"{_printable(method)} {_printable(request.path)} {status} {seconds * 1000:.1f} ms"
+    _emit(line, outcome.error, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
+
+
+def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) -> None:
+    """Log an RPC that was served, in its span's *context*."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    line = f"{_printable(call.method_original or call.method)} {outcome.status_code} {seconds * 1000:.1f} ms"
+    _emit(line, outcome.error(server=True), call.metric_attributes() | outcome.attributes(server=True), context)
+
+
+def _emit(line: str, error: str | None, attributes: dict[str, str | int], context: Context) -> None:
+    token = context_api.attach(context)
+    try:
+        _log.log(logging.WARNING if error else logging.INFO, line, extra=attributes)
+    finally:
+        context_api.detach(token)
+
+
+def _printable(text: str) -> str:
+    """Return *text* with control characters escaped: a path must not forge a second log line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

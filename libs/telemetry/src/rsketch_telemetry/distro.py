@@ -1,0 +1,96 @@
+"""
+What `opentelemetry-instrument` loads: the distro, and the configurator that sets the providers.
+
+Both are chosen by `rsketch_telemetry.selectors`. Of instrumentors that do the same work as ours, only ours are loaded.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.instrumentation.auto_instrumentation import initialize
+from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]
+from opentelemetry.util._importlib_metadata import EntryPoint, entry_points
+
+from rsketch_telemetry import environment
+from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.telemetry import configure
+
+__all__ = ["RsketchConfigurator", "RsketchDistro", "instrument"]
+
+_log = logging.getLogger("rsketch_telemetry")
+
+SELECTORS: Final = {"OTEL_PYTHON_DISTRO": "rsketch", "OTEL_PYTHON_CONFIGURATOR": "rsketch"}
+"""What makes upstream choose the two classes below."""
+
+_OURS = frozenset({"rsketch_sanic", "rsketch_grpc_aio_server", "rsketch_grpc_aio_client"})
+_REPLACED = {
+    "sanic": "rsketch_sanic",
+    "grpc_aio_server": "rsketch_grpc_aio_server",
+    "grpc_aio_client": "rsketch_grpc_aio_client",
+}
+"""Entry points of other packages, and ours that do their work: a call must not be recorded twice."""
+
+
+class RsketchDistro(BaseDistro):  # type: ignore[misc]  # upstream opts out of type checking
+    """Sees to it that each call is recorded by one instrumentor. Everything else is the configurator's."""
+
+    loading = False
+    """Whether instrumentors have been loaded, or are about to be."""
+
+    _said = False
+
+    def _configure(self, **kwargs: Any) -> None:
+        RsketchDistro.loading = True
+        _loader.addFilter(_is_news)
+
+    def load_instrumentor(self, entry_point: EntryPoint, **kwargs: Any) -> None:
+        """Load an instrumentor, unless one of ours does its work."""
+        environ = environment.process_environ()
+        disabled = {name.strip() for name in environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")}
+        if entry_point.name in _OURS:
+            entry_point.load()().instrument(settings=InstrumentorSettings.from_env(environ), **kwargs)
+        elif _REPLACED.get(entry_point.name, "") not in {"", *disabled}:
+            self._say_who_stands_down(environ)
+        elif entry_point.name == "logging":
+            # Its handler would send each record a second time.
+            super().load_instrumentor(entry_point, enable_log_auto_instrumentation=False, **kwargs)
+        else:
+            super().load_instrumentor(entry_point, **kwargs)
+
+    def _say_who_stands_down(self, environ: Mapping[str, str]) -> None:
+        """Say it at the first, for all that are installed; of several workers one does."""
+        if self._said or environ.get("RSKETCH_TELEMETRY_WORKER", "1") != "1":
+            return
+        self._said = True
+        found = entry_points(group="opentelemetry_instrumentor")
+        names = sorted({each.name for each in found if each.name in _REPLACED})
+        # Under the launcher no logging is configured yet, and only a warning is shown. A program that configured it and
+        # then asked for our instrumentors knows which it gets.
+        level = logging.DEBUG if logging.getLogger().handlers else logging.WARNING
+        _log.log(level, "telemetry: ours take the place of the instrumentors %s", ", ".join(names))
+
+
+def instrument(environ: Mapping[str, str] | None = None) -> None:
+    """Load every installed instrumentor once; see `rsketch_telemetry.instrument`."""
+    if RsketchDistro.loading:
+        return
+    given = environment.process_environ() if environ is None else environ
+    with environment.presented({**environment.checked(given)[0], **SELECTORS}):
+        initialize()
+
+
+class RsketchConfigurator:
+    """Sets the providers; upstream calls it after the distro and before the instrumentors."""
+
+    def configure(self, **_: object) -> None:
+        """Configure this process from its environment; a second call does nothing."""
+        configure()
+
+
+_loader = logging.getLogger("opentelemetry.instrumentation.auto_instrumentation._load")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop upstream's warning that its own configurator was not loaded: that is what the selectors ask for."""
+    return "not loaded because" not in str(record.msg)

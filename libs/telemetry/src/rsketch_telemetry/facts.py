@@ -1,0 +1,274 @@
+"""
+The facts of one call: plain, bounded, redacted values, and their mapping to semantic-convention attributes.
+
+An instrumentor states facts; a recorder turns them into telemetry. Only the functions here know which fact goes into
+which attribute, so that every recorder says the same.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from rsketch_telemetry import semconv
+from rsketch_telemetry.redaction import clean, redact_query
+
+__all__ = [
+    "Attributes",
+    "HttpOutcome",
+    "HttpRequest",
+    "RpcCall",
+    "RpcOutcome",
+    "error_name",
+    "host_and_port",
+    "http_request",
+    "rpc_method",
+]
+
+Attributes = dict[str, str | int]
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<name>[A-Za-z0-9._~-]+))(?::(?P<port>\d{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_RPC_METHOD = re.compile(r"/?(?P<full>[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """
+    What is known of an HTTP request before it is routed.
+
+    Attributes:
+        method: One of the known methods, or `_OTHER`.
+        method_original: The method as sent, where it is not a known one.
+        query: Already redacted; None without one.
+        protocol_version: `1.1`, `2`, …
+        server_address: The host that the client asked for.
+        client_address: The client, as the server trusts it (forwarded headers only from trusted proxies).
+        peer_address: The other end of the connection.
+    """
+
+    method: str
+    scheme: str
+    path: str
+    method_original: str | None = None
+    query: str | None = None
+    protocol_version: str | None = None
+    server_address: str | None = None
+    server_port: int | None = None
+    client_address: str | None = None
+    peer_address: str | None = None
+    peer_port: int | None = None
+    user_agent: str | None = None
+
+    def attributes(self) -> Attributes:
+        """Return the span attributes known at creation, which samplers see."""
+        return _present(
+            {
+                semconv.HTTP_REQUEST_METHOD: self.method,
+                semconv.HTTP_REQUEST_METHOD_ORIGINAL: self.method_original,
+                semconv.URL_PATH: self.path,
+                semconv.URL_SCHEME: self.scheme,
+                semconv.URL_QUERY: self.query,
+                semconv.NETWORK_PROTOCOL_VERSION: self.protocol_version,
+                semconv.SERVER_ADDRESS: self.server_address,
+                semconv.SERVER_PORT: self.server_port,
+                semconv.CLIENT_ADDRESS: self.client_address,
+                semconv.NETWORK_PEER_ADDRESS: self.peer_address,
+                semconv.NETWORK_PEER_PORT: self.peer_port,
+                semconv.USER_AGENT_ORIGINAL: self.user_agent,
+            }
+        )
+
+    def metric_attributes(self) -> Attributes:
+        """Return the attributes of `http.server.request.duration` that the request alone decides."""
+        return _present(
+            {
+                semconv.HTTP_REQUEST_METHOD: self.method,
+                semconv.URL_SCHEME: self.scheme,
+                semconv.NETWORK_PROTOCOL_VERSION: self.protocol_version,
+            }
+        )
+
+    def span_name(self, route: str | None = None) -> str:
+        """Return `{method} {route}`, or the method alone without a route; `HTTP` stands for an unknown method."""
+        method = "HTTP" if self.method == semconv.OTHER else self.method
+        return f"{method} {route}" if route else method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOutcome:
+    """
+    How an HTTP request ended.
+
+    Attributes:
+        status_code: What was sent, or None where nothing was.
+        route: The template that matched, such as `/users/<id:int>`; None where none did.
+        error_type: Where the response was not sent whole (client gone, exception mid-stream): a low-cardinality name.
+            None otherwise: a 5xx then names itself.
+        exception: What the handler raised and did not handle.
+    """
+
+    status_code: int | None
+    route: str | None = None
+    error_type: str | None = None
+    exception: BaseException | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The value of `error.type`: the given one, the exception's for a 5xx, else the 5xx status code; or None."""
+        if self.error_type is not None:
+            return self.error_type
+        if self.status_code is None or self.status_code < 500:
+            return None
+        return error_name(self.exception) if self.exception is not None else str(self.status_code)
+
+    def attributes(self) -> Attributes:
+        """Return the attributes, the same on span and metric, that the end decides."""
+        return _present(
+            {
+                semconv.HTTP_RESPONSE_STATUS_CODE: self.status_code,
+                semconv.HTTP_ROUTE: self.route,
+                semconv.ERROR_TYPE: self.error,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcCall:
+    """
+    What is known of an RPC when it starts.
+
+    Attributes:
+        method: `package.Service/Method`, or `_OTHER` for one that the server does not know.
+        method_original: The method as sent, where *method* is `_OTHER`.
+        server_address: Client side only: the logical host (or socket path) from the channel's target.
+    """
+
+    method: str
+    method_original: str | None = None
+    server_address: str | None = None
+    server_port: int | None = None
+
+    def attributes(self) -> Attributes:
+        """Return the span attributes known at creation."""
+        return self.metric_attributes() | _present({semconv.RPC_METHOD_ORIGINAL: self.method_original})
+
+    def metric_attributes(self) -> Attributes:
+        """Return the attributes of the duration histogram that the call alone decides."""
+        return _present(
+            {
+                semconv.RPC_SYSTEM_NAME: semconv.RPC_SYSTEM_GRPC,
+                semconv.RPC_METHOD: self.method,
+                semconv.SERVER_ADDRESS: self.server_address,
+                semconv.SERVER_PORT: self.server_port,
+            }
+        )
+
+    def span_name(self) -> str:
+        """Return the fully qualified method, or `grpc` for an unknown one."""
+        return semconv.RPC_SYSTEM_GRPC if self.method == semconv.OTHER else self.method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcOutcome:
+    """
+    How an RPC ended.
+
+    Attributes:
+        status_code: The gRPC status that went over the wire, by name: `OK`, `DEADLINE_EXCEEDED`, …
+        exception: What the handler raised and did not turn into a status itself; on the client, the call's error.
+        peer_address: The other end of the connection, which gRPC tells only while the call is served.
+    """
+
+    status_code: str
+    exception: BaseException | None = None
+    peer_address: str | None = None
+    peer_port: int | None = None
+
+    def attributes(self, *, server: bool) -> Attributes:
+        """Return the attributes, the same on span and metric, that the end decides."""
+        return _present({semconv.RPC_STATUS_CODE: self.status_code, semconv.ERROR_TYPE: self.error(server=server)})
+
+    def span_attributes(self) -> Attributes:
+        """Return what the end adds to the span alone."""
+        return _present({semconv.NETWORK_PEER_ADDRESS: self.peer_address, semconv.NETWORK_PEER_PORT: self.peer_port})
+
+    def error(self, *, server: bool) -> str | None:
+        """Return the value of `error.type`: the status, where it is an error for this side; else None."""
+        failed = self.status_code in semconv.RPC_SERVER_ERRORS if server else self.status_code != "OK"
+        return self.status_code if failed else None
+
+
+def http_request(
+    *,
+    method: str,
+    scheme: str,
+    path: str,
+    query: str = "",
+    protocol_version: str | None = None,
+    host: str | None = None,
+    client_address: str | None = None,
+    peer: tuple[str, int] | None = None,
+    user_agent: str | None = None,
+    known_methods: Collection[str] = semconv.HTTP_METHODS,
+    allowed_query_keys: Collection[str] = (),
+) -> HttpRequest:
+    """
+    Make facts of what a client sent, bounded and redacted.
+
+    Args:
+        host: The Host header; a malformed one yields no `server.*`.
+        query: Without its question mark.
+        peer: Address and port of the connection's other end.
+    """
+    known = method in known_methods
+    server_address, server_port = host_and_port(host, scheme)
+    return HttpRequest(
+        method=method if known else semconv.OTHER,
+        method_original=None if known else clean(method, 64),
+        scheme=scheme,
+        path=clean(path),
+        query=redact_query(query, allowed_query_keys) if query else None,
+        protocol_version=protocol_version,
+        server_address=server_address,
+        server_port=server_port,
+        client_address=clean(client_address, 256) if client_address else None,
+        peer_address=peer[0] if peer else None,
+        peer_port=peer[1] if peer else None,
+        user_agent=clean(user_agent, 256) if user_agent else None,
+    )
+
+
+def host_and_port(host: str | None, scheme: str) -> tuple[str | None, int | None]:
+    """
+    Split a Host header such as `shop.example:8080` or `[::1]:99`.
+
+    Returns:
+        Address without brackets and port (the scheme's own where none is named); (None, None) for a malformed header.
+    """
+    found = _HOST.fullmatch(host[:300]) if host else None
+    if not found:
+        return None, None
+    port = int(found["port"]) if found["port"] else _DEFAULT_PORTS.get(scheme)
+    if port is not None and port > 65535:
+        return None, None
+    return (found["v6"] or found["name"]).lower(), port
+
+
+def rpc_method(path: str) -> tuple[str, str | None]:
+    """
+    Return `rpc.method` and `rpc.method_original` for a gRPC path such as `/pkg.Service/Method`.
+
+    A path that is no method name gives `_OTHER` and the path, cut.
+    """
+    found = _RPC_METHOD.fullmatch(path[:300])
+    return (found["full"], None) if found else (semconv.OTHER, clean(path, 256))
+
+
+def error_name(error: BaseException) -> str:
+    """Return the qualified class name of an exception, without `builtins.`, as `error.type` wants it."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _present(values: dict[str, str | int | None]) -> Attributes:
+    return {name: value for name, value in values.items() if value is not None}

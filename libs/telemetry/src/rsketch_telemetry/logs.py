@@ -1,0 +1,189 @@
+"""
+Standard logging, correlated: formatters that name the current span, and the handler that sends records over OTLP.
+
+The handler is called beside the program's own handlers and changes nothing of what they do.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
+
+from rsketch_telemetry import access, semconv
+from rsketch_telemetry.facts import error_name
+from rsketch_telemetry.pipeline import SUPPRESSED
+from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
+
+__all__ = ["FORMATS", "OtlpHandler", "formatter", "install", "uninstall"]
+
+FORMATS: Final = ("text", "json")
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SEVERITIES = (
+    (logging.CRITICAL, SeverityNumber.FATAL),
+    (logging.ERROR, SeverityNumber.ERROR),
+    (logging.WARNING, SeverityNumber.WARN),
+    (logging.INFO, SeverityNumber.INFO),
+    (logging.DEBUG, SeverityNumber.DEBUG),
+)
+
+
+def formatter(form: Literal["text", "json"] = "text") -> logging.Formatter:
+    """Return a formatter that puts `trace_id` and `span_id` of the current span into each line."""
+    return _JsonFormatter() if form == "json" else _TextFormatter()
+
+
+class _TextFormatter(logging.Formatter):
+    """`12:00:00.123 INFO  rsketch: message trace_id=… span_id=…`, the ids only inside a span."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        context = trace.get_current_span().get_span_context()
+        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        line = f"{moment} {record.levelname:<7} {record.name}: {record.getMessage()}"
+        if context.is_valid:
+            line += f" trace_id={context.trace_id:032x} span_id={context.span_id:016x}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, ids, exception, and what `extra` held."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        context = trace.get_current_span().get_span_context()
+        fields: dict[str, object] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if context.is_valid:
+            fields["trace_id"] = f"{context.trace_id:032x}"
+            fields["span_id"] = f"{context.span_id:016x}"
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields | _extra(record), ensure_ascii=True, default=str)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class OtlpHandler(logging.Handler):
+    """Turns each record into an OpenTelemetry log record of a logger of the same name."""
+
+    def __init__(self, loggers: LoggerProvider) -> None:
+        super().__init__()
+        self._loggers = loggers
+        # As the SDK has them, but without its locks: a finalizer may log while this thread holds one.
+        self._known: dict[str, Logger] = {}
+        self._emitting = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leave out telemetry's own lines, which would feed on themselves, and those of an export under way."""
+        if record.name == access.LOGGER_NAME:
+            return True
+        own = record.name.startswith(("opentelemetry.", "rsketch_telemetry"))
+        return not own and not any(context_api.get_value(key) for key in SUPPRESSED)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Record it; never raises."""
+        depth = getattr(self._emitting, "depth", 0)
+        if depth > 1:
+            # One may be logged while another is recorded, by a finalizer; more is something that logs what it logs.
+            return
+        self._emitting.depth = depth + 1
+        try:
+            self._logger(record.name).emit(_api_record(record))
+        except Exception:  # noqa: BLE001 - logging's own rule: a handler never raises into the program
+            self.handleError(record)
+        finally:
+            self._emitting.depth = depth
+
+    def _logger(self, name: str) -> Logger:
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._loggers.get_logger(name)
+        return known
+
+
+def _api_record(record: logging.LogRecord) -> LogRecord:
+    attributes: dict[str, Any] = {"code.file.path": clean(record.pathname), "code.line.number": record.lineno}
+    if record.funcName:
+        attributes["code.function.name"] = record.funcName
+    attributes |= {str(name): _plain(str(name), value) for name, value in _extra(record).items()}
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and record.exc_info:
+        attributes[semconv.EXCEPTION_TYPE] = error_name(error)
+        attributes[semconv.EXCEPTION_MESSAGE] = scrub(as_text(error))
+        attributes[semconv.EXCEPTION_STACKTRACE] = scrub(logging.Formatter().formatException(record.exc_info))
+    return LogRecord(
+        timestamp=int(record.created * 1e9),
+        observed_timestamp=time.time_ns(),
+        context=context_api.get_current(),
+        severity_number=_severity(record.levelno),
+        severity_text=record.levelname,
+        body=scrub(_message(record)),
+        attributes=attributes,
+    )
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - the program's handlers complain of it already; what is known is worth sending
+        return as_text(record.msg)
+
+
+def _plain(name: str, value: object) -> str | int | float | bool:
+    if names_secret(name):
+        return REDACTED
+    if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    return scrub(as_text(value), 4096)
+
+
+def _severity(level: int) -> SeverityNumber:
+    return next((number for floor, number in _SEVERITIES if level >= floor), SeverityNumber.TRACE)
+
+
+_Call = Callable[[logging.Logger, logging.LogRecord], None]
+_installed: list[tuple[_Call, _Call]] = []
+"""What each `install` put in place, and what was there before."""
+
+
+def install(loggers: LoggerProvider) -> None:
+    """
+    Send over OTLP what any logger of this process lets through.
+
+    Hooked behind the loggers rather than added to the root logger: a handler there would be removed by the program's
+    own `dictConfig`, would keep `basicConfig` from doing anything, would miss loggers that do not propagate, and would
+    silence `logging.lastResort`.
+    """
+    handler = OtlpHandler(loggers)
+    # Not necessarily logging's own: others hook themselves in here, too.
+    before = logging.Logger.callHandlers
+
+    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+        before(logger, record)
+        if (call_handlers, before) in _installed:
+            handler.handle(record)
+
+    logging.Logger.callHandlers = call_handlers  # type: ignore[assignment, method-assign]
+    _installed.append((call_handlers, before))
+
+
+def uninstall() -> None:
+    """Take the hook away again; where another one stands on it, it only does nothing any more."""
+    while _installed:
+        ours, before = _installed.pop()
+        if logging.Logger.callHandlers is ours:
+            logging.Logger.callHandlers = before  # type: ignore[method-assign, assignment]

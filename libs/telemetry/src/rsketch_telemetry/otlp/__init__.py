@@ -1,0 +1,1 @@
+"""OTLP, both ways: encoding and sending what this process records, receiving and decoding what others send."""

@@ -1,0 +1,48 @@
+"""Finished objects of the SDK as encoded OTLP items, by upstream's encoder, one item at a time."""
+
+from collections.abc import Iterator
+
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
+
+from rsketch_telemetry.otlp.frame import Item, Scope
+
+__all__ = ["log_item", "metric_items", "resource_message", "span_item"]
+
+
+def span_item(span: ReadableSpan) -> Item:
+    """Return a finished span. Raises whatever the encoder raises on a value that OTLP cannot hold."""
+    scope_spans = encode_spans([span]).resource_spans[0].scope_spans[0]
+    scope = Scope(scope_spans.scope.SerializeToString(), scope_spans.schema_url)
+    return Item(scope, scope_spans.spans[0].SerializeToString())
+
+
+def log_item(record: ReadableLogRecord) -> Item:
+    """Return a log record. Raises whatever the encoder raises on a value that OTLP cannot hold."""
+    scope_logs = encode_logs([record]).resource_logs[0].scope_logs[0]
+    scope = Scope(scope_logs.scope.SerializeToString(), scope_logs.schema_url)
+    return Item(scope, scope_logs.log_records[0].SerializeToString())
+
+
+def metric_items(data: MetricsData) -> Iterator[Item]:
+    """Yield each metric of one collection."""
+    for resource_metrics in encode_metrics(data).resource_metrics:
+        for scope_metrics in resource_metrics.scope_metrics:
+            scope = Scope(scope_metrics.scope.SerializeToString(), scope_metrics.schema_url)
+            for metric in scope_metrics.metrics:
+                yield Item(scope, metric.SerializeToString())
+
+
+def resource_message(resource: Resource) -> bytes:
+    """Return the encoded `Resource`."""
+    # The encoder has no public function for a resource alone: it encodes a span that has nothing else.
+    bare = ReadableSpan(
+        name="", resource=resource, context=SpanContext(1, 1, is_remote=False), start_time=1, end_time=1
+    )
+    return encode_spans([bare]).resource_spans[0].resource.SerializeToString()

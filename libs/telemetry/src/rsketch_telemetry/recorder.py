@@ -1,0 +1,282 @@
+"""
+The seam between instrumentors and telemetry: facts of a call go in, a span, a duration and log records come out.
+
+Two rules hold for every recorder: the metric's value is the span's duration, and no failure in here reaches a caller.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from opentelemetry import trace
+from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber, get_logger_provider
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram, MeterProvider, get_meter_provider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+
+from rsketch_telemetry import access, semconv
+from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome, error_name
+from rsketch_telemetry.redaction import as_text, scrub
+from rsketch_telemetry.version import __version__
+
+__all__ = ["Call", "Recorder", "SdkRecorder", "guarded"]
+
+_log = logging.getLogger("rsketch_telemetry")
+
+Outcome = TypeVar("Outcome", contravariant=True)
+
+
+class Call(Protocol[Outcome]):
+    """
+    One call being recorded.
+
+    Attributes:
+        context: The context with this call's span in it. Attach it around the code that serves or makes the call.
+    """
+
+    context: Context
+
+    def end(self, outcome: Outcome) -> None:
+        """End the span and record the duration; only the first end counts."""
+
+
+class Recorder(Protocol):
+    """Turns the facts of calls into telemetry."""
+
+    def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
+        """Start the record of an HTTP request whose caller's context is *parent*."""
+
+    def rpc_server(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start the record of an RPC served, whose caller's context is *parent*."""
+
+    def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start the record of an RPC made from the context *parent*."""
+
+
+class SdkRecorder:
+    """
+    Records through whatever tracer, meter and logger provider is given: it serves any configuration.
+
+    Args:
+        scope: Name of the instrumentation scope, the instrumentor's module.
+        tracer_provider: None for the global one; so for the others.
+    """
+
+    def __init__(
+        self,
+        scope: str,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+    ) -> None:
+        tracers = tracer_provider or trace.get_tracer_provider()
+        loggers = logger_provider or get_logger_provider()
+        self._tracer = tracers.get_tracer(scope, __version__, semconv.SCHEMA_URL)
+        self._logger = loggers.get_logger(scope, __version__, semconv.SCHEMA_URL)
+        self._meter = (meter_provider or get_meter_provider()).get_meter(scope, __version__, semconv.SCHEMA_URL)
+        self._durations: dict[str, Histogram] = {}
+
+    def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
+        """Start a SERVER span; see `Recorder`."""
+        return _HttpServerCall(self, request, parent)
+
+    def rpc_server(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start a SERVER span; see `Recorder`."""
+        return _RpcCall(self, call, parent, server=True)
+
+    def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start a CLIENT span; see `Recorder`."""
+        return _RpcCall(self, call, parent, server=False)
+
+    def start_span(self, name: str, kind: SpanKind, attributes: Attributes, parent: Context, start_ns: int) -> Span:
+        """Start a span whose exceptions and status are ours to say."""
+        return self._tracer.start_span(
+            name,
+            parent,
+            kind,
+            attributes,
+            start_time=start_ns,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def duration(self, metric: str, seconds: float, attributes: Attributes, context: Context) -> None:
+        """Record a duration with an exemplar that points to the span in *context*."""
+        histogram = self._durations.get(metric)
+        if histogram is None:
+            # Made at first use, so that a service that never makes a call does not announce a histogram for it.
+            histogram = self._durations[metric] = self._meter.create_histogram(
+                metric,
+                semconv.DURATION_UNIT,
+                _DESCRIPTIONS[metric],
+                explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
+            )
+        histogram.record(seconds, attributes, context)
+
+    def exception(self, event_name: str, error: BaseException, severity: SeverityNumber, context: Context) -> None:
+        """Emit the one log record of an exception that nobody handled."""
+        stacktrace = "".join(traceback.format_exception(error))
+        self._logger.emit(
+            LogRecord(
+                timestamp=time.time_ns(),
+                context=context,
+                severity_number=severity,
+                severity_text=severity.name,
+                event_name=event_name,
+                attributes={
+                    semconv.EXCEPTION_TYPE: error_name(error),
+                    semconv.EXCEPTION_MESSAGE: scrub(as_text(error)),
+                    semconv.EXCEPTION_STACKTRACE: scrub(stacktrace),
+                },
+            )
+        )
+
+
+_DESCRIPTIONS = {
+    semconv.HTTP_SERVER_DURATION: "Duration of HTTP server requests.",
+    semconv.RPC_SERVER_DURATION: "Measures the duration of an incoming Remote Procedure Call (RPC).",
+    semconv.RPC_CLIENT_DURATION: "Measures the duration of an outgoing Remote Procedure Call (RPC).",
+}
+
+
+class _Measured:
+    """A span and a monotonic clock, so that a step of the wall clock cannot make a duration negative."""
+
+    def __init__(
+        self, recorder: SdkRecorder, name: str, kind: SpanKind, attributes: Attributes, parent: Context
+    ) -> None:
+        self._recorder = recorder
+        self._start_ns = time.time_ns()
+        self._clock_ns = time.perf_counter_ns()
+        self._span = recorder.start_span(name, kind, attributes, parent, self._start_ns)
+        self.context = trace.set_span_in_context(self._span, parent)
+        self._ended = False
+
+    def _finish(
+        self,
+        metric: str,
+        metric_attributes: Attributes,
+        end_attributes: Attributes,
+        span_attributes: Attributes | None = None,
+    ) -> float | None:
+        """
+        End span and metric alike.
+
+        Args:
+            metric: Its name.
+            metric_attributes: What the metric has from the start.
+            end_attributes: What the end adds to both.
+            span_attributes: What the end adds to the span alone.
+
+        Returns:
+            The duration in seconds; None where it had ended before.
+        """
+        if self._ended:
+            return None
+        self._ended = True
+        elapsed_ns = time.perf_counter_ns() - self._clock_ns
+        if semconv.ERROR_TYPE in end_attributes:
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.set_attributes(end_attributes | (span_attributes or {}))
+        self._span.end(self._start_ns + elapsed_ns)
+        self._recorder.duration(metric, elapsed_ns / 1e9, metric_attributes | end_attributes, self.context)
+        return elapsed_ns / 1e9
+
+
+class _HttpServerCall(_Measured):
+    def __init__(self, recorder: SdkRecorder, request: HttpRequest, parent: Context) -> None:
+        super().__init__(recorder, request.span_name(), SpanKind.SERVER, request.attributes(), parent)
+        self._request = request
+
+    def end(self, outcome: HttpOutcome) -> None:
+        if outcome.route and not self._ended:
+            self._span.update_name(self._request.span_name(outcome.route))
+        metric_attributes = self._request.metric_attributes()
+        seconds = self._finish(semconv.HTTP_SERVER_DURATION, metric_attributes, outcome.attributes())
+        if seconds is None:
+            return
+        if outcome.exception is not None:
+            self._recorder.exception(
+                semconv.HTTP_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.context
+            )
+        access.http(self._request, outcome, seconds, self.context)
+
+
+class _RpcCall(_Measured):
+    def __init__(self, recorder: SdkRecorder, call: RpcCall, parent: Context, *, server: bool) -> None:
+        kind = SpanKind.SERVER if server else SpanKind.CLIENT
+        super().__init__(recorder, call.span_name(), kind, call.attributes(), parent)
+        self._call = call
+        self._server = server
+
+    def end(self, outcome: RpcOutcome) -> None:
+        metric = semconv.RPC_SERVER_DURATION if self._server else semconv.RPC_CLIENT_DURATION
+        attributes = outcome.attributes(server=self._server)
+        seconds = self._finish(metric, self._call.metric_attributes(), attributes, outcome.span_attributes())
+        if seconds is None:
+            return
+        if outcome.exception is not None:
+            event = semconv.RPC_SERVER_EXCEPTION if self._server else semconv.RPC_CLIENT_EXCEPTION
+            severity = SeverityNumber.ERROR if self._server else SeverityNumber.WARN
+            self._recorder.exception(event, outcome.exception, severity, self.context)
+        if self._server:
+            access.rpc(self._call, outcome, seconds, self.context)
+
+
+class _Unrecorded:
+    """Stands in for a call that could not be recorded, so that the call itself goes on."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def end(self, outcome: object) -> None:
+        """Do nothing."""
+
+
+def guarded(recorder: Recorder) -> Recorder:
+    """Return a recorder that logs one line where *recorder* fails and lets the call go on."""
+    return _Guarded(recorder)
+
+
+class _Guarded:
+    def __init__(self, inner: Recorder) -> None:
+        self._inner = inner
+        self._failures = 0
+
+    def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
+        return self._start(lambda: self._inner.http_server(request, parent), parent)
+
+    def rpc_server(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        return self._start(lambda: self._inner.rpc_server(call, parent), parent)
+
+    def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        return self._start(lambda: self._inner.rpc_client(call, parent), parent)
+
+    def _start(self, start: Callable[[], Call[Outcome]], parent: Context) -> Call[Outcome]:
+        try:
+            return _GuardedCall(start(), self.failed)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            self.failed()
+            return _Unrecorded(parent)
+
+    def failed(self) -> None:
+        """Count a failure and log the first, with its traceback: it is a defect, of ours or of a span processor."""
+        self._failures += 1
+        if self._failures == 1:
+            _log.exception("a call could not be recorded; this is said once")
+
+
+class _GuardedCall(Call[Outcome]):
+    def __init__(self, inner: Call[Outcome], failed: Callable[[], None]) -> None:
+        self._inner = inner
+        self._failed = failed
+        self.context = inner.context
+
+    def end(self, outcome: Outcome) -> None:
+        try:
+            self._inner.end(outcome)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            self._failed()

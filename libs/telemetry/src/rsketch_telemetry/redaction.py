@@ -1,0 +1,72 @@
+"""
+What makes a value safe to record: bounded, valid UTF-8, without secrets.
+
+Pure functions, applied to facts before a recorder sees them, so that nothing behind that point can hold a secret.
+"""
+
+import re
+from collections.abc import Collection
+
+__all__ = ["REDACTED", "as_text", "clean", "names_secret", "redact_query", "scrub"]
+
+REDACTED = "REDACTED"
+_MAX_LENGTH = 1024
+_MAX_QUERY_PARTS = 64
+_MAX_KEY_LENGTH = 128
+
+_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|private)[_-]?key|signature|credential|cookie)"
+
+# Each takes time in proportion to the text: no pattern begins with a run of what it also ends in. In this order: the
+# word Bearer may be the value of a field.
+_SECRETS = (
+    re.compile(r"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})"),
+    # The end of a field's name that promises a secret, then its value.
+    re.compile(rf"(?i)({_CREDENTIAL}s?[\"']?\s{{0,9}}[=:]\s{{0,9}})(\"[^\"]*\"|'[^']*'|[^\s,;&}}\"']+)"),
+    # User information in a URL.
+    re.compile(r"(://)([^\s/@]+)(?=@)"),
+    # A JSON Web Token: three base64url parts, the first of which is a JSON object.
+    re.compile(r"()((?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"),
+)
+_SECRET_NAMES = re.compile(rf"(?i){_CREDENTIAL}s?$|^authorization$")
+
+
+def clean(value: str, limit: int = _MAX_LENGTH) -> str:
+    """Return *value* cut to *limit* characters, with what cannot be UTF-8 (lone surrogates) replaced by `?`."""
+    return value[:limit].encode("utf-8", "replace").decode("utf-8")
+
+
+def redact_query(query: str, allowed: Collection[str] = ()) -> str:
+    """
+    Return the query string with its keys kept and each value replaced, unless its key is in *allowed*.
+
+    A part without `=` may be a bare token, so it is replaced whole. At most 64 parts are kept.
+    """
+    return "&".join(_redact_part(part, allowed) for part in query.split("&", _MAX_QUERY_PARTS)[:_MAX_QUERY_PARTS])
+
+
+def _redact_part(part: str, allowed: Collection[str]) -> str:
+    key, equals, _ = part.partition("=")
+    if not equals:
+        return REDACTED if part else ""
+    return clean(part) if key in allowed else f"{clean(key, _MAX_KEY_LENGTH)}={REDACTED}"
+
+
+def as_text(value: object) -> str:
+    """Return `str(value)`, or the name of its class where that raises."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a class of the program raises
+        return f"<{type(value).__name__}>"
+
+
+def names_secret(name: str) -> bool:
+    """Return whether a field of this name holds a credential, whatever its value looks like."""
+    return _SECRET_NAMES.search(name[:_MAX_KEY_LENGTH]) is not None
+
+
+def scrub(text: str, limit: int = 16 * 1024) -> str:
+    """Return free text, such as an exception's, without the credentials that match well-known patterns."""
+    text = clean(text, limit)
+    for pattern in _SECRETS:
+        text = pattern.sub(rf"\g<1>{REDACTED}", text)
+    return text

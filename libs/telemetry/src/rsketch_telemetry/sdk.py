@@ -1,0 +1,422 @@
+"""The SDK's providers, built from checked settings, with the pipeline behind them."""
+
+import copy
+import inspect
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk import metrics as sdk_metrics
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    MeterProvider,
+    TraceBasedExemplarFilter,
+)
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
+from opentelemetry.util.types import Attributes
+
+from rsketch_telemetry.destinations import Destination, destination
+from rsketch_telemetry.environment import Complaint
+from rsketch_telemetry.otlp.encode import log_item, metric_items, resource_message, span_item
+from rsketch_telemetry.otlp.frame import Item
+from rsketch_telemetry.otlp.send import sender
+from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment, Signal
+from rsketch_telemetry.redaction import clean, scrub
+from rsketch_telemetry.version import __version__
+
+__all__ = ["Providers", "create_providers"]
+
+_log = logging.getLogger("rsketch_telemetry")
+_OTLP = frozenset({"otlp", "otlp_proto_grpc", "otlp_proto_http"})
+_BUILT_IN_SAMPLERS = frozenset(
+    {
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Providers:
+    """What one process records with, and how it leaves."""
+
+    tracers: TracerProvider
+    meters: MeterProvider
+    loggers: LoggerProvider
+    pipeline: Pipeline
+    destinations: tuple[Destination, ...]
+    foreign: tuple[str, ...]
+    """Exporters other than OTLP that the environment asks for, such as `console`."""
+    logs_leave: bool
+    """Whether anything is done with log records."""
+    sampler: str
+    """Its name, as `OTEL_TRACES_SAMPLER` has it, and its argument."""
+
+
+def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], complaints: list[Complaint]) -> Providers:
+    """
+    Build the providers and the pipeline; starts no thread and opens no connection.
+
+    The caller presents *environ* as the process environment meanwhile (`environment.presented`), as the SDK reads its
+    limits, sampler and detectors there.
+
+    Args:
+        environ: Checked settings.
+        identity: Resource attributes that hold where the environment says nothing else.
+        complaints: Malformed destinations are added.
+    """
+    resource = _resource(environ, identity)
+    names = {signal: _exporter_names(environ, signal) for signal in Signal}
+    destinations = tuple(destination(environ, signal, complaints) for signal in Signal if _OTLP & set(names[signal]))
+    reader = _PipelineReader(environ)
+    lanes = [_lane(environ, to, reader) for to in destinations]
+    pipeline = Pipeline(lanes, _EncodedResource(lambda: tracers.resource), Reporter())
+    reader.feed(pipeline)
+    foreign = {signal: _foreign(signal, names[signal]) for signal in Signal}
+
+    tracers = TracerProvider(
+        resource=resource,
+        sampler=_sampler(environ),
+        id_generator=_plugin("opentelemetry_id_generator", environ.get("OTEL_PYTHON_ID_GENERATOR", "random")),
+        shutdown_on_exit=False,
+        **_configurator(environ, "tracer", TracerProvider),
+    )
+    if pipeline.takes(Signal.TRACES):
+        tracers.add_span_processor(_PipelineSpans(pipeline))
+    for exporter in foreign[Signal.TRACES].values():
+        tracers.add_span_processor(BatchSpanProcessor(exporter))
+
+    readers = [_periodic(exporter) for exporter in foreign[Signal.METRICS].values()]
+    meters = MeterProvider(
+        metric_readers=[reader, *readers] if pipeline.takes(Signal.METRICS) else readers,
+        resource=resource,
+        exemplar_filter=_Starting(environ, pipeline),
+        shutdown_on_exit=False,
+        **_configurator(environ, "meter", MeterProvider),
+    )
+    _start_with_observed(meters, pipeline)
+    _renew_after_fork(meters)
+
+    loggers = LoggerProvider(
+        resource=resource, shutdown_on_exit=False, **_configurator(environ, "logger", LoggerProvider)
+    )
+    if pipeline.takes(Signal.LOGS):
+        loggers.add_log_record_processor(_PipelineLogs(pipeline))
+    for exporter in foreign[Signal.LOGS].values():
+        loggers.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    named = tuple(f"{signal.value}: {name}" for signal in Signal for name in foreign[signal])
+    logs_leave = pipeline.takes(Signal.LOGS) or bool(foreign[Signal.LOGS])
+    return Providers(tracers, meters, loggers, pipeline, destinations, named, logs_leave, _sampler_name(environ))
+
+
+def _resource(environ: Mapping[str, str], identity: Mapping[str, str]) -> Resource:
+    given = _given(environ)
+    defaults = {name: clean(value) for name, value in identity.items() if name not in given}
+    distro = {"telemetry.distro.name": "rsketch-telemetry", "telemetry.distro.version": __version__}
+    detected = Resource.create({**defaults, **distro})
+    instance = str(detected.attributes["service.instance.id"]) if "service.instance.id" in given else str(uuid.uuid4())
+    worker = environ.get("RSKETCH_TELEMETRY_WORKER", "")
+    if worker and "service.instance.id" in given:
+        # Several workers share one environment, so an id that was given is not unique among them.
+        instance += f"-{worker}"
+    return detected.merge(Resource({"service.instance.id": instance}))
+
+
+def _given(environ: Mapping[str, str]) -> set[str]:
+    """Return the resource attributes that the environment states."""
+    pairs = [pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")]
+    names = {name.strip() for name, _, value in pairs if value.strip()}
+    return names | ({"service.name"} if environ.get("OTEL_SERVICE_NAME") else set())
+
+
+class _EncodedResource:
+    """The encoded resource and its schema URL, encoded once a process."""
+
+    def __init__(self, resource: Callable[[], Resource]) -> None:
+        self._resource = resource
+        self._made_by = self._encoded_by = os.getpid()
+        self._encoded: tuple[bytes, str] | None = None
+
+    def __call__(self) -> tuple[bytes, str]:
+        process = os.getpid()
+        if self._encoded is None or self._encoded_by != process:
+            resource = self._resource()
+            if process != self._made_by:
+                # Newer releases of the SDK do so themselves: a forked child is an instance of its own.
+                resource = resource.merge(Resource({"service.instance.id": str(uuid.uuid4())}))
+            self._encoded, self._encoded_by = (_message(resource), resource.schema_url), process
+        return self._encoded
+
+
+def _message(resource: Resource) -> bytes:
+    try:
+        return resource_message(resource)
+    except Exception:  # noqa: BLE001 - a detector may say anything; without a resource nothing at all would arrive
+        plain = {
+            name: value if isinstance(value, (bool, int, float)) else clean(str(value))
+            for name, value in resource.attributes.items()
+        }
+        return resource_message(Resource(plain))
+
+
+def _exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
+    names = [name.strip() for name in environ.get(f"OTEL_{signal.value.upper()}_EXPORTER", "otlp").split(",")]
+    return [] if "none" in names else names
+
+
+def _foreign(signal: Signal, names: list[str]) -> dict[str, Any]:
+    """Return the exporters other than OTLP, by name; one that cannot be made is left out and said."""
+    made = {name: _plugin(f"opentelemetry_{signal.value}_exporter", name) for name in names if name not in _OTLP}
+    return {name: exporter for name, exporter in made.items() if exporter is not None}
+
+
+def _periodic(exporter: Any) -> MetricReader:
+    return exporter if isinstance(exporter, MetricReader) else PeriodicExportingMetricReader(exporter)
+
+
+def _plugin(group: str, name: str, *arguments: object) -> Any:
+    """Return a new object of an installed plug-in, whose name has been checked; None, which is said, where it fails."""
+    (found,) = list(entry_points(group=group, name=name))[:1]
+    try:
+        return found.load()(*arguments)
+    except Exception:  # noqa: BLE001 - another package's code
+        _log.exception("telemetry: %s of %s cannot be used and is left out", name, group)
+        return None
+
+
+def _start_with_observed(meters: MeterProvider, pipeline: Pipeline) -> None:
+    """Start the pipeline with the first observed instrument too: nothing is recorded until someone collects."""
+    consumer = meters._measurement_consumer
+    register = consumer.register_asynchronous_instrument
+
+    def starting(instrument: Any) -> None:
+        register(instrument)
+        if pipeline.takes(Signal.METRICS):
+            pipeline.start()
+
+    consumer.register_asynchronous_instrument = starting  # type: ignore[method-assign]
+
+
+def _renew_after_fork(meters: MeterProvider) -> None:
+    """Let a forked child count from nothing: what its parent counted would be counted twice."""
+    consumer = meters._measurement_consumer
+
+    def renew() -> None:
+        # Whoever held the lock is not in this process.
+        consumer._lock = threading.Lock()
+        storages: dict[Any, Any] = dict(consumer._reader_storages)
+        consumer._reader_storages = {
+            reader: type(storage)(
+                consumer._sdk_config, reader._instrument_class_temporality, reader._instrument_class_aggregation
+            )
+            for reader, storage in storages.items()
+        }
+
+    os.register_at_fork(after_in_child=renew)
+
+
+def _sampler(environ: Mapping[str, str]) -> Sampler | None:
+    """Return a plug-in's sampler; None leaves the built-in ones to the SDK, which reads the same variables."""
+    name = environ.get("OTEL_TRACES_SAMPLER", "").strip()
+    if not name or name in _BUILT_IN_SAMPLERS:
+        return None
+    made = _plugin("opentelemetry_traces_sampler", name, environ.get("OTEL_TRACES_SAMPLER_ARG"))
+    return made if isinstance(made, Sampler) else DEFAULT_ON
+
+
+def _sampler_name(environ: Mapping[str, str]) -> str:
+    name = environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    argument = environ.get("OTEL_TRACES_SAMPLER_ARG", "")
+    return f"{name} {argument}" if argument and "ratio" in name else name
+
+
+def _configurator(environ: Mapping[str, str], kind: str, provider: Callable[..., Any]) -> dict[str, Any]:
+    """Return the experimental configurator that `OTEL_PYTHON_<KIND>_CONFIGURATOR` names, as keyword arguments."""
+    name = environ.get(f"OTEL_PYTHON_{kind.upper()}_CONFIGURATOR", "")
+    found = list(entry_points(group=f"_opentelemetry_{kind}_configurator", name=name)) if name else []
+    keyword = f"_{kind}_configurator"
+    # Older releases of the SDK have only the tracer's.
+    known = keyword in inspect.signature(provider).parameters
+    return {keyword: found[0].load()} if found and known else {}
+
+
+def _lane(environ: Mapping[str, str], to: Destination, reader: "_PipelineReader") -> Lane:
+    if to.signal is Signal.METRICS:
+        interval = _milliseconds(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60000)
+        timeout = _milliseconds(environ, "OTEL_METRIC_EXPORT_TIMEOUT", 30000)
+        return Lane(
+            to.signal,
+            Segment(),
+            sender(to),
+            interval_seconds=interval,
+            timeout_seconds=min(to.timeout_seconds, timeout),
+            collect=reader.collect,
+        )
+    prefix, delay = ("OTEL_BSP", 5000) if to.signal is Signal.TRACES else ("OTEL_BLRP", 1000)
+    return Lane(
+        to.signal,
+        Segment(limit_items=_optional(environ, f"{prefix}_MAX_QUEUE_SIZE")),
+        sender(to),
+        interval_seconds=_milliseconds(environ, f"{prefix}_SCHEDULE_DELAY", delay),
+        timeout_seconds=min(to.timeout_seconds, _milliseconds(environ, f"{prefix}_EXPORT_TIMEOUT", 30000)),
+        batch_items=_optional(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE"),
+    )
+
+
+def _milliseconds(environ: Mapping[str, str], name: str, default: int) -> float:
+    return int(environ.get(name, default)) / 1000
+
+
+def _optional(environ: Mapping[str, str], name: str) -> int | None:
+    # Unset, the bound in bytes holds alone: the SDK's default of 2,048 items would lose a burst for no reason.
+    return int(environ[name]) if name in environ else None
+
+
+class _Encoder:
+    """Encodes items one by one, so that one which OTLP cannot hold costs no other; says so once."""
+
+    def __init__(self, pipeline: Pipeline, signal: Signal) -> None:
+        self._pipeline = pipeline
+        self._signal = signal
+        self.unencodable = 0
+
+    def append(self, encode: Callable[[], Item]) -> None:
+        if not self._pipeline.takes(self._signal):
+            return
+        try:
+            item = encode()
+        except Exception as error:  # noqa: BLE001 - the encoder raises what it likes on a value that it cannot hold
+            self.unencodable += 1
+            if self.unencodable == 1:
+                reason = scrub(f"{type(error).__name__}: {error}", 200)
+                text = "telemetry: one of the %s cannot be encoded and is dropped (%s); this is said once"
+                _log.warning(text, self._signal.items, reason)
+            return
+        self._pipeline.append(self._signal, item)
+
+
+class _PipelineSpans(SpanProcessor):
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._encoder = _Encoder(pipeline, Signal.TRACES)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: only finished spans leave."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is not None and context.trace_flags.sampled:
+            self._encoder.append(lambda: span_item(span))
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._pipeline.flush(timeout_millis / 1000)
+
+
+class _PipelineLogs(LogRecordProcessor):
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._encoder = _Encoder(pipeline, Signal.LOGS)
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        self._encoder.append(lambda: log_item(_readable(log_record)))
+
+    def shutdown(self) -> None:
+        """Do nothing: the pipeline is shut down by its owner."""
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._pipeline.flush(timeout_millis / 1000)
+
+
+def _readable(record: ReadWriteLogRecord) -> ReadableLogRecord:
+    api_record = copy.copy(record.log_record)
+    return ReadableLogRecord(
+        log_record=api_record,
+        resource=record.resource or Resource.get_empty(),
+        instrumentation_scope=record.instrumentation_scope,
+        limits=record.limits,
+    )
+
+
+class _Starting(ExemplarFilter):
+    """Starts the pipeline with the first measurement: the SDK asks this filter at each, and tells nobody else."""
+
+    def __init__(self, environ: Mapping[str, str], pipeline: Pipeline) -> None:
+        self._filter = _EXEMPLAR_FILTERS[environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based").lower()]()
+        self._pipeline = pipeline
+
+    def should_sample(self, value: int | float, time_unix_nano: int, attributes: Attributes, context: Context) -> bool:
+        if not self._pipeline.started and self._pipeline.takes(Signal.METRICS):
+            self._pipeline.start()
+        return self._filter.should_sample(value, time_unix_nano, attributes, context)
+
+
+class _PipelineReader(MetricReader):
+    """Collected by the pipeline's thread, so that metrics need no thread of their own."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        temporality = environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative").lower()
+        histograms = environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "").lower()
+        super().__init__(_TEMPORALITIES[temporality], _AGGREGATIONS.get(histograms))
+        # Only a snapshot that says everything since the start makes an unsent older one worthless.
+        self._replaces = temporality == "cumulative"
+        self._pipeline: Pipeline | None = None
+
+    def feed(self, pipeline: Pipeline) -> None:
+        """Name the pipeline that collections go to."""
+        self._pipeline = pipeline
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object) -> None:
+        if self._pipeline is None:
+            return
+        items = list(metric_items(metrics_data))
+        if self._replaces:
+            self._pipeline.replace(Signal.METRICS, items)
+            return
+        for item in items:
+            self._pipeline.append(Signal.METRICS, item)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._pipeline is None or self._pipeline.flush(timeout_millis / 1000)
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: object) -> None:
+        """Do nothing: the pipeline is shut down by its owner."""
+
+
+_EXEMPLAR_FILTERS: dict[str, type[ExemplarFilter]] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
+_MONOTONIC = (sdk_metrics.Counter, sdk_metrics.Histogram)
+_TEMPORALITIES: dict[str, dict[type, AggregationTemporality]] = {
+    "cumulative": {},
+    "delta": dict.fromkeys((*_MONOTONIC, sdk_metrics.ObservableCounter), AggregationTemporality.DELTA),
+    "lowmemory": dict.fromkeys(_MONOTONIC, AggregationTemporality.DELTA),
+}
+_AGGREGATIONS: dict[str, dict[type, Aggregation]] = {
+    "base2_exponential_bucket_histogram": {sdk_metrics.Histogram: ExponentialBucketHistogramAggregation()}
+}

@@ -1,0 +1,123 @@
+import os
+
+import pytest
+from rsketch_telemetry.environment import checked, presented
+from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+
+GOOD = {
+    "OTEL_BSP_SCHEDULE_DELAY": "200",
+    "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "2.5",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "otlp,console",
+    "OTEL_PROPAGATORS": "tracecontext, baggage",
+    "OTEL_RESOURCE_ATTRIBUTES": "a=b,c=d=e",
+    "OTEL_SDK_DISABLED": "True",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "0",
+    "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+    "OTEL_TRACES_SAMPLER_ARG": "0.25",
+}
+
+# Each malformed value, and what is used in its place (None: the variable's default).
+BAD = {
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": ("many", None),
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("-1", None),
+    "OTEL_BLRP_MAX_QUEUE_SIZE": ("1e3", None),
+    "OTEL_BLRP_SCHEDULE_DELAY": ("1s", None),
+    "OTEL_BSP_EXPORT_TIMEOUT": ("never", None),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("0", None),
+    "OTEL_BSP_MAX_QUEUE_SIZE": ("abc", None),
+    "OTEL_BSP_SCHEDULE_DELAY": ("five", None),
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": ("otel,nosuch", "otel"),
+    "OTEL_EXPORTER_OTLP_COMPRESSION": ("brotli", None),
+    "OTEL_EXPORTER_OTLP_INSECURE": ("maybe", None),
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": ("sum", None),
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": ("sometimes", None),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/json", None),
+    "OTEL_EXPORTER_OTLP_TIMEOUT": ("10000", None),
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ("ten", None),
+    "OTEL_LOGS_EXPORTER": ("nosuch", None),
+    "OTEL_METRICS_EXEMPLAR_FILTER": ("some", None),
+    "OTEL_METRICS_EXPORTER": ("otlp,oltp", "otlp"),
+    "OTEL_METRIC_EXPORT_INTERVAL": ("1m", None),
+    "OTEL_METRIC_EXPORT_TIMEOUT": ("", None),
+    "OTEL_PROPAGATORS": ("tracecontext,nosuch", "tracecontext"),
+    "OTEL_PYTHON_ID_GENERATOR": ("dice", None),
+    "OTEL_RESOURCE_ATTRIBUTES": ("a=b,broken", "a=b"),
+    "OTEL_SDK_DISABLED": ("yes please", None),
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": ("12.5", None),
+    "OTEL_TRACES_EXPORTER": ("jaeger", None),
+    "OTEL_TRACES_SAMPLER": ("mostly", None),
+}
+
+
+def test_well_formed_values_pass_unchanged() -> None:
+    """What the specification allows is neither changed nor complained of."""
+    assert checked(GOOD) == (GOOD, [])
+
+
+@pytest.mark.parametrize("variable", [name for name in BAD if BAD[name][0]])
+def test_a_malformed_value_is_replaced_and_named(variable: str) -> None:
+    """Each malformed value gives one complaint that names the variable, and its default or its good part holds."""
+    value, kept = BAD[variable]
+
+    sane, complaints = checked({variable: value})
+
+    assert sane == ({variable: kept} if kept else {})
+    assert [complaint.variable for complaint in complaints] == [variable]
+    assert str(complaints[0]).startswith(f"{variable}=")
+    assert "\n" not in str(complaints[0])
+
+
+def test_a_bad_ratio_samples_everything() -> None:
+    """A ratio out of range does not switch sampling to nothing."""
+    sane, complaints = checked({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "10"})
+
+    assert sane["OTEL_TRACES_SAMPLER_ARG"] == "1.0"
+    assert [complaint.variable for complaint in complaints] == ["OTEL_TRACES_SAMPLER_ARG"]
+
+
+def test_an_empty_value_counts_as_unset() -> None:
+    """Empty is no complaint, as the specification says."""
+    assert checked({"OTEL_METRIC_EXPORT_TIMEOUT": "", "OTEL_PROPAGATORS": " "}) == ({}, [])
+
+
+def test_a_complaint_holds_no_secret() -> None:
+    """A credential in a malformed value is masked."""
+    _, complaints = checked({"OTEL_RESOURCE_ATTRIBUTES": "broken,api_key=hunter22"})
+
+    assert "hunter22" not in str(complaints[0])
+
+
+def test_the_process_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the block exactly the given OTEL_ values stand there, afterwards exactly the old ones."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "mostly")
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    before = dict(os.environ)
+
+    with presented({"OTEL_SERVICE_NAME": "a", "PATH": "elsewhere"}):
+        inside = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+        assert os.environ["PATH"] == before["PATH"]
+
+    assert inside == {"OTEL_SERVICE_NAME": "a"}
+    assert dict(os.environ) == before
+
+
+def test_instrumentor_settings() -> None:
+    """Lists replace the defaults, and a pattern that is no regular expression matches as text."""
+    settings = InstrumentorSettings.from_env(
+        {"OTEL_PYTHON_SANIC_EXCLUDED_URLS": "/private,[", "RSKETCH_TELEMETRY_QUERY_KEYS": "page, size"}
+    )
+
+    assert settings.excludes_url("/private/x")
+    assert settings.excludes_url("/a[b")
+    assert not settings.excludes_url("/health")
+    assert settings.allowed_query_keys == {"page", "size"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/api/health", "/api/v1/health"])
+def test_health_endpoints_are_excluded_by_default(path: str) -> None:
+    """Probes come every few seconds and say nothing; what merely begins like one is recorded."""
+    assert InstrumentorSettings().excludes_url(path)
+    assert not InstrumentorSettings().excludes_url(f"{path}y-food")

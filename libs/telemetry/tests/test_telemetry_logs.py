@@ -1,0 +1,154 @@
+import json
+import logging
+import logging.config
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from rsketch_telemetry import logs
+
+SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
+
+
+@contextmanager
+def _exported() -> Iterator[InMemoryLogRecordExporter]:
+    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    logs.install(provider)
+    try:
+        yield exporter
+    finally:
+        logs.uninstall()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    enabled = [each for each in logging.root.manager.loggerDict.values() if not getattr(each, "disabled", True)]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger in enabled:
+        # By default dictConfig switches off every logger that it does not name.
+        logger.disabled = False  # type: ignore[union-attr]
+
+
+def _bodies(exporter: InMemoryLogRecordExporter) -> list[object]:
+    return [record.log_record.body for record in exporter.get_finished_logs()]
+
+
+def _only(exporter: InMemoryLogRecordExporter) -> ReadableLogRecord:
+    (record,) = exporter.get_finished_logs()
+    return record
+
+
+def test_a_record_is_exported_with_its_span_and_extras() -> None:
+    """Body, severity, logger, ids, source and what `extra` held."""
+    with _exported() as exporter, trace.use_span(SPAN):
+        logging.getLogger("shop.web").warning("sold %d", 3, extra={"item": "tea", "price": 2.5})
+    record = _only(exporter)
+    attributes = dict(record.log_record.attributes or {})
+    assert record.instrumentation_scope is not None
+
+    assert (record.log_record.body, record.log_record.severity_text) == ("sold 3", "WARNING")
+    assert record.instrumentation_scope.name == "shop.web"
+    assert (record.log_record.trace_id, record.log_record.span_id) == (0xABC, 0xDEF)
+    assert attributes["code.function.name"] == "test_a_record_is_exported_with_its_span_and_extras"
+    assert (attributes["item"], attributes["price"]) == ("tea", 2.5)
+
+
+def test_an_exception_is_exported_without_credentials() -> None:
+    """Type, message and stack trace go out, scrubbed."""
+    with _exported() as exporter:
+        try:
+            int("token=hunter22")
+        except ValueError:
+            logging.getLogger("shop").exception("failed with token=hunter22")
+    attributes = dict(_only(exporter).log_record.attributes or {})
+
+    assert attributes["exception.type"] == "ValueError"
+    assert "hunter22" not in f"{attributes} {_only(exporter).log_record.body!r}"
+
+
+def test_a_programs_own_configuration_changes_nothing() -> None:
+    """`dictConfig` with its defaults, and a logger that does not propagate: records are exported all the same."""
+    with _exported() as exporter:
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "handlers": {"null": {"class": "logging.NullHandler"}},
+                "root": {"level": "INFO", "handlers": ["null"]},
+                "loggers": {"alone": {"level": "INFO", "propagate": False, "handlers": ["null"]}},
+            }
+        )
+        logging.getLogger("alone").info("one")
+        logging.getLogger("other").info("two")
+        logging.getLogger("other").debug("hidden")
+
+    assert _bodies(exporter) == ["one", "two"]
+
+
+def test_the_program_sees_no_handler_of_ours() -> None:
+    """The root logger stays as it is, so `basicConfig` and the handler of last resort work as ever."""
+    before = list(logging.getLogger().handlers)
+    with _exported():
+        assert logging.getLogger().handlers == before
+        assert logging.Logger("bare").hasHandlers() is False  # noqa: LOG001 - one without a parent
+
+
+@pytest.mark.parametrize("name", ["rsketch_telemetry", "opentelemetry.sdk.trace"])
+def test_telemetrys_own_lines_are_not_exported(name: str) -> None:
+    """A line about a failed export would cause the next one."""
+    with _exported() as exporter:
+        logging.getLogger(name).warning("not delivered")
+
+    assert _bodies(exporter) == []
+
+
+def test_a_record_that_cannot_be_formatted_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong number of arguments is logging's own business, as without telemetry."""
+    with _exported() as exporter:
+        logging.Logger("bare").warning("%d and %d", 1)  # noqa: LOG001, PLE1206 - the mistake that is tested
+
+    assert _bodies(exporter) == []
+    assert "not enough arguments" in capsys.readouterr().err
+
+
+def _record() -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {"name": "shop", "levelname": "INFO", "levelno": 20, "msg": "sold %s", "args": ("tea",), "item": "tea\n1"}
+    )
+
+
+def test_json_lines() -> None:
+    """One object a line with the ids of the span and what `extra` held."""
+    with trace.use_span(SPAN):
+        line = logs.formatter("json").format(_record())
+    fields = json.loads(line)
+
+    assert "\n" not in line
+    assert fields.pop("timestamp").endswith("+00:00")
+    assert fields == {
+        "level": "INFO",
+        "logger": "shop",
+        "message": "sold tea",
+        "trace_id": f"{0xABC:032x}",
+        "span_id": f"{0xDEF:016x}",
+        "item": "tea\n1",
+    }
+
+
+def test_text_lines() -> None:
+    """The ids stand at the end, and only inside a span."""
+    outside = logs.formatter("text").format(_record())
+    with trace.use_span(SPAN):
+        inside = logs.formatter("text").format(_record())
+
+    assert outside.endswith("INFO    shop: sold tea")
+    assert inside.endswith(f"sold tea trace_id={0xABC:032x} span_id={0xDEF:016x}")

@@ -1,0 +1,237 @@
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from rsketch_telemetry import access, semconv
+from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
+from rsketch_telemetry.recorder import SdkRecorder, guarded
+
+REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_version="1.1", host="shop.example:80")
+RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server_port=50051)
+
+
+class _Recorded:
+    """A recorder with providers of its own, and what came out of them."""
+
+    def __init__(self, *processors: SpanProcessor) -> None:
+        self._spans = InMemorySpanExporter()
+        self._logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+        self._reader = InMemoryMetricReader()
+        tracers = TracerProvider(shutdown_on_exit=False)
+        loggers = LoggerProvider(shutdown_on_exit=False)
+        for processor in (*processors, SimpleSpanProcessor(self._spans)):
+            tracers.add_span_processor(processor)
+        loggers.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
+        self.recorder = SdkRecorder(
+            "rsketch_telemetry.test",
+            tracer_provider=tracers,
+            meter_provider=MeterProvider([self._reader], shutdown_on_exit=False),
+            logger_provider=loggers,
+        )
+
+    @property
+    def span(self) -> ReadableSpan:
+        (span,) = self._spans.get_finished_spans()
+        return span
+
+    @property
+    def metric(self) -> Metric:
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        (metric,) = [each for r in data.resource_metrics for scope in r.scope_metrics for each in scope.metrics]
+        return metric
+
+    @property
+    def point(self) -> HistogramDataPoint:
+        (point,) = self.metric.data.data_points
+        assert isinstance(point, HistogramDataPoint)
+        return point
+
+    @property
+    def events(self) -> list[tuple[str | None, dict[str, object]]]:
+        records = [record.log_record for record in self._logs.get_finished_logs()]
+        return [(record.event_name, dict(record.attributes or {})) for record in records]
+
+
+def test_an_http_request_is_one_server_span_and_one_duration() -> None:
+    """Span and metric agree in duration and in what they say of the outcome; the exemplar points to the span."""
+    recorded = _Recorded()
+    call = recorded.recorder.http_server(REQUEST, Context())
+    call.end(HttpOutcome(status_code=200, route="/users/<id:int>"))
+    span, point = recorded.span, recorded.point
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.instrumentation_scope is not None
+
+    assert (span.name, span.kind) == ("GET /users/<id:int>", SpanKind.SERVER)
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.instrumentation_scope.schema_url == semconv.SCHEMA_URL
+    assert point.sum == pytest.approx((span.end_time - span.start_time) / 1e9, abs=1e-9)
+    assert dict(point.attributes or {}) == {
+        "http.request.method": "GET",
+        "url.scheme": "http",
+        "network.protocol.version": "1.1",
+        "http.response.status_code": 200,
+        "http.route": "/users/<id:int>",
+    }
+    assert [exemplar.span_id for exemplar in point.exemplars] == [span.context.span_id]
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (lambda r: r.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200)), "http.server.request.duration"),
+        (lambda r: r.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK")), "rpc.server.call.duration"),
+        (lambda r: r.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK")), "rpc.client.call.duration"),
+    ],
+)
+def test_durations_are_in_seconds_with_the_buckets_of_the_conventions(
+    record: Callable[[SdkRecorder], None], name: str
+) -> None:
+    """Name, unit and buckets of the three histograms."""
+    recorded = _Recorded()
+    record(recorded.recorder)
+    metric = recorded.metric
+    (point,) = metric.data.data_points
+    assert isinstance(point, HistogramDataPoint)
+
+    assert (metric.name, metric.unit) == (name, "s")
+    assert tuple(point.explicit_bounds) == (
+        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10
+    )  # fmt: skip
+
+
+def test_a_server_error_says_so_on_span_and_metric_and_leaves_one_exception_record() -> None:
+    """The exception is one log record in the span's context, without the credential in its text."""
+    recorded = _Recorded()
+    call = recorded.recorder.http_server(REQUEST, Context())
+    call.end(HttpOutcome(status_code=500, route="/a", exception=KeyError("password=hunter22")))
+    ((event, attributes),) = recorded.events
+
+    assert recorded.span.status.status_code is StatusCode.ERROR
+    assert (recorded.span.attributes or {})["error.type"] == "KeyError"
+    assert (recorded.point.attributes or {})["error.type"] == "KeyError"
+    assert recorded.span.events == ()
+    assert event == "http.server.request.exception"
+    assert attributes["exception.type"] == "KeyError"
+    assert "hunter22" not in str(attributes)
+
+
+def test_only_the_first_end_counts() -> None:
+    """A second end changes nothing and records nothing."""
+    recorded = _Recorded()
+    call = recorded.recorder.http_server(REQUEST, Context())
+    call.end(HttpOutcome(status_code=200, route="/a"))
+    call.end(HttpOutcome(status_code=500, route="/b", exception=KeyError()))
+
+    assert recorded.span.name == "GET /a"
+    assert recorded.point.count == 1
+    assert recorded.events == []
+
+
+@pytest.mark.parametrize(
+    ("status", "server", "client"),
+    [
+        ("OK", StatusCode.UNSET, StatusCode.UNSET),
+        ("INVALID_ARGUMENT", StatusCode.UNSET, StatusCode.ERROR),
+        ("UNAVAILABLE", StatusCode.ERROR, StatusCode.ERROR),
+    ],
+)
+def test_rpc_status_by_side(status: str, server: StatusCode, client: StatusCode) -> None:
+    """The caller's mistake is an error of the caller's span alone."""
+    served, made = _Recorded(), _Recorded()
+    served.recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code=status))
+    made.recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code=status))
+
+    assert (served.span.kind, served.span.status.status_code) == (SpanKind.SERVER, server)
+    assert (made.span.kind, made.span.status.status_code) == (SpanKind.CLIENT, client)
+    assert (made.span.attributes or {})["rpc.status_code"] == status
+
+
+def test_the_call_is_the_parent_of_what_happens_in_its_context() -> None:
+    """The context of a call holds its span."""
+    recorded = _Recorded()
+    call = recorded.recorder.rpc_server(RPC, Context())
+    call.end(RpcOutcome(status_code="OK"))
+
+    assert get_current_span(call.context).get_span_context() == recorded.span.context
+
+
+class _Raising(SpanProcessor):
+    def __init__(self, *, at_start: bool) -> None:
+        self._at_start = at_start
+
+    def on_start(self, span: object, parent_context: Context | None = None) -> None:
+        if self._at_start:
+            raise RuntimeError("processor")
+
+    def on_end(self, span: object) -> None:
+        raise RuntimeError("processor")
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_a_failing_processor_reaches_no_caller(at_start: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """What a span processor of the user raises is logged once, and the calls go on."""
+    recorder = guarded(_Recorded(_Raising(at_start=at_start)).recorder)
+    for _ in range(3):
+        call = recorder.http_server(REQUEST, Context())
+        call.end(HttpOutcome(status_code=200))
+
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_access_lines_are_off_until_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """An application's log gets no line of ours unless it sets the logger's level."""
+    caplog.set_level(logging.INFO)
+    _Recorded().recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
+
+    assert caplog.records == []
+
+
+def test_access_lines_are_one_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    """Both protocols get one line for a call served, a warning where it failed, and none for a call made."""
+    caplog.set_level(logging.INFO, access.LOGGER_NAME)
+    recorder = _Recorded().recorder
+    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
+    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK"))
+    recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK"))
+    lines = [(record.levelname, record.getMessage().rpartition(" ms")[0]) for record in caplog.records]
+
+    assert [(level, line.rpartition(" ")[0]) for level, line in lines] == [
+        ("WARNING", "GET /users/12 503"),
+        ("INFO", "pkg.Service/Method OK"),
+    ]
+
+
+def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Control characters in a path are escaped in the access line."""
+    caplog.set_level(logging.INFO, access.LOGGER_NAME)
+    request = http_request(method="GET", scheme="http", path="/a\nb")
+    _Recorded().recorder.http_server(request, Context()).end(HttpOutcome(status_code=None))
+
+    assert caplog.records[0].getMessage().startswith("GET /a\\nb - ")
+
+
+async def test_calls_in_parallel_do_not_mix() -> None:
+    """Each of two calls under way at once keeps its own outcome."""
+    recorded = _Recorded()
+
+    async def serve(status: int) -> None:
+        call = recorded.recorder.http_server(REQUEST, Context())
+        await asyncio.sleep(0.01)
+        call.end(HttpOutcome(status_code=status))
+
+    await asyncio.gather(serve(200), serve(404))
+    spans = recorded._spans.get_finished_spans()
+
+    assert sorted((span.attributes or {})["http.response.status_code"] for span in spans) == [200, 404]  # type: ignore[type-var]

@@ -1,0 +1,159 @@
+"""
+The grpc.aio client's hook: the four multi-callables, at class level.
+
+That is outside of the user's interceptors, so one logical call is one span, and it reaches channels and stubs made
+before. What the caller gets is the very call object of grpc.aio: cancelling, reading and dropping it work as ever.
+"""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+from opentelemetry import context as context_api
+
+from rsketch_telemetry import _grpc_internals as internals
+from rsketch_telemetry._grpc_propagation import merged
+from rsketch_telemetry._grpc_target import Endpoint, target_endpoint
+from rsketch_telemetry._grpc_watch import Watch
+from rsketch_telemetry.facts import RpcCall, RpcOutcome, rpc_method
+from rsketch_telemetry.recorder import Call
+
+__all__ = ["patch_client"]
+
+_METADATA_POSITION = 2
+
+
+def patch_client(watch: Watch, patches: internals.Patches, stood_down: Callable[[], None]) -> None:
+    """
+    Record every call made from now on. Of a channel that existed before, the target is not known.
+
+    Args:
+        stood_down: Called when a call is left alone because contrib's interceptor is on its channel.
+    """
+    hook = _ClientHook(watch, stood_down)
+
+    def constructor(original: Any) -> Any:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def construct(channel: Any, *args: Any, **kwargs: Any) -> None:
+            original(channel, *args, **kwargs)
+            hook.learn(channel, signature.bind(channel, *args, **kwargs).arguments["target"])
+
+        return construct
+
+    def caller(original: Any) -> Any:
+        @functools.wraps(original)
+        def call(multi_callable: Any, *args: Any, **kwargs: Any) -> Any:
+            record = hook.start(multi_callable)
+            if record is None:
+                return original(multi_callable, *args, **kwargs)
+            return hook.call(record, original, multi_callable, args, kwargs)
+
+        return call
+
+    patches.replace(internals.CHANNEL, "__init__", constructor)
+    for owner in internals.MULTI_CALLABLES:
+        patches.replace(owner, "__call__", caller)
+
+
+class _ClientHook:
+    def __init__(self, watch: Watch, stood_down: Callable[[], None]) -> None:
+        self._watch = watch
+        self._stood_down = stood_down
+        self._endpoints: weakref.WeakKeyDictionary[Any, Endpoint] = weakref.WeakKeyDictionary()
+
+    def learn(self, channel: Any, target: str | bytes) -> None:
+        """Remember what a channel talks to."""
+        text = target.decode("utf-8", "replace") if isinstance(target, bytes) else target
+        self._endpoints[channel] = target_endpoint(text)
+
+    def start(self, multi_callable: Any) -> Call[RpcOutcome] | None:
+        """Start the record of a call; None where it gets neither span nor metric."""
+        try:
+            method = internals.method_of(multi_callable)
+            if self._watch.skips(_path(method)):
+                return None
+            if internals.from_contrib(internals.interceptors_of(multi_callable)):
+                self._stood_down()
+                return None
+            endpoint = self._endpoints.get(internals.channel_of(multi_callable), (None, None))
+            return self._watch.recorder.rpc_client(_facts(method, endpoint), context_api.get_current())
+        except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
+            self._watch.failed()
+            return None
+
+    def call(
+        self,
+        record: Call[RpcOutcome],
+        original: Any,
+        multi_callable: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Make the call in its span's context, and have the record end with it."""
+        args, kwargs = self._with_context(record, args, kwargs)
+        token = context_api.attach(record.context)
+        try:
+            call = original(multi_callable, *args, **kwargs)
+        except Exception as error:
+            record.end(RpcOutcome(status_code="UNKNOWN", exception=error))
+            raise
+        finally:
+            context_api.detach(token)
+        try:
+            internals.when_over(call, functools.partial(_end, record))
+        except Exception:  # noqa: BLE001 - as above
+            self._watch.failed()
+        return call
+
+    def _with_context(
+        self, record: Call[RpcOutcome], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with the context in a copy of the user's metadata, which may be a constant of theirs."""
+        entries = self._watch.propagation.inject(record.context)
+        if not entries:
+            return args, kwargs
+        if len(args) > _METADATA_POSITION:
+            before, metadata, after = (
+                args[:_METADATA_POSITION],
+                args[_METADATA_POSITION],
+                args[_METADATA_POSITION + 1 :],
+            )
+            return (*before, _enriched(metadata, entries), *after), kwargs
+        return args, {**kwargs, "metadata": _enriched(kwargs.get("metadata"), entries)}
+
+
+def _end(record: Call[RpcOutcome], status: str, error: BaseException | None) -> None:
+    """
+    End the record of a call.
+
+    *error* is what an interceptor of the user's raised. An `AioRpcError` is not passed on as one: its status says all,
+    and whether it is worth a log record is for the caller to say.
+    """
+    record.end(RpcOutcome(status_code=status, exception=error))
+
+
+def _enriched(metadata: Any, entries: dict[str, str]) -> Any:
+    """Return a copy of *metadata*, of its own kind, with *entries*; what is no metadata is left for gRPC to refuse."""
+    try:
+        pairs = merged(metadata or (), entries)
+    except (TypeError, ValueError):
+        return metadata
+    if isinstance(metadata, tuple | list):
+        return type(metadata)(pairs) if type(metadata) in {tuple, list} else tuple(pairs)
+    return grpc.aio.Metadata(*pairs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _path(method: bytes) -> str:
+    return method.decode("utf-8", "replace")
+
+
+@functools.lru_cache(maxsize=1024)
+def _facts(method: bytes, endpoint: Endpoint) -> RpcCall:
+    name, original = rpc_method(_path(method))
+    return RpcCall(method=name, method_original=original, server_address=endpoint[0], server_port=endpoint[1])

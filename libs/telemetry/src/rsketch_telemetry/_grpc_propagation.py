@@ -1,0 +1,83 @@
+"""
+Trace context in gRPC metadata, by whatever propagator is the global one.
+
+A propagator that fails costs a call its parent, never its life.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+
+__all__ = ["Metadata", "Propagation", "merged"]
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_log = logging.getLogger("rsketch_telemetry")
+
+
+class _MetadataGetter(Getter[Metadata]):
+    """Reads text entries of metadata; binary ones (`…-bin`) are never context."""
+
+    def get(self, carrier: Metadata, key: str) -> list[str] | None:
+        wanted = key.lower()
+        return [value for name, value in carrier if name == wanted and isinstance(value, str)] or None
+
+    def keys(self, carrier: Metadata) -> list[str]:
+        return [name for name, value in carrier if isinstance(value, str)]
+
+
+_GETTER = _MetadataGetter()
+
+
+class Propagation:
+    """The global propagator, looked up at each call: an application may set another one at any time."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        try:
+            # Imported here because a propagator that does not exist (OTEL_PROPAGATORS) makes the very import fail.
+            from opentelemetry.propagate import get_global_textmap
+        except Exception:  # noqa: BLE001 - as said above, and whatever a propagator's own module raises
+            self._failed()
+            self._propagator = None
+        else:
+            self._propagator = get_global_textmap
+
+    def extract(self, metadata: Metadata) -> Context:
+        """Return the caller's context; an empty one where *metadata* carries none."""
+        if self._propagator is None:
+            return Context()
+        try:
+            # Not on top of the current context: that is the one the server was started in, which is nobody's caller.
+            return self._propagator().extract(metadata, Context(), getter=_GETTER)
+        except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
+            self._failed()
+            return Context()
+
+    def inject(self, context: Context) -> dict[str, str]:
+        """Return the metadata entries that carry *context*."""
+        carrier: dict[str, str] = {}
+        if self._propagator is None:
+            return carrier
+        try:
+            self._propagator().inject(carrier, context)
+        except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
+            self._failed()
+        return {name.lower(): value for name, value in carrier.items() if _sendable(value)}
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            _log.warning("trace context could not be propagated over gRPC; this is said once", exc_info=True)
+
+
+def merged(metadata: Iterable[tuple[str, str | bytes]], entries: dict[str, str]) -> list[tuple[str, str | bytes]]:
+    """Return *metadata* with *entries* in place of what it had under their names: a forwarded parent is a stale one."""
+    return [(name, value) for name, value in metadata if name not in entries] + list(entries.items())
+
+
+def _sendable(value: object) -> bool:
+    """Whether gRPC takes *value*: it refuses the whole call for a character outside printable ASCII."""
+    return isinstance(value, str) and value.isascii() and value.isprintable()

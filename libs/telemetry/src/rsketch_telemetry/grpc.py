@@ -1,0 +1,105 @@
+"""
+Instrumentors of the grpc.aio server and client. The synchronous grpc stack is not touched.
+
+Both work on grpc.aio's classes, so `from grpc.aio import server` or `insecure_channel` may come before or after
+`instrument()`. Servers must be made after it; of channels made before it, calls are recorded without `server.address`.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # it is untyped
+
+from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.recorder import SdkRecorder, guarded
+
+if TYPE_CHECKING:
+    from rsketch_telemetry._grpc_internals import Patches
+    from rsketch_telemetry._grpc_watch import Watch
+
+__all__ = ["GrpcAioClientInstrumentor", "GrpcAioServerInstrumentor"]
+
+_SCOPE = "rsketch_telemetry.grpc"
+
+_log = logging.getLogger("rsketch_telemetry")
+
+
+class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
+    """
+    What both have in common.
+
+    `instrument()` takes `tracer_provider`, `meter_provider` and `logger_provider` (the global ones otherwise) and
+    `settings`, an `InstrumentorSettings`.
+    """
+
+    _contrib = ""
+    _active: "tuple[Watch, Patches] | None" = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return what must be installed for this to do anything."""
+        return ("grpcio >= 1.66",)
+
+    @abstractmethod
+    def _patch(self, watch: "Watch", patches: "Patches", stood_down: Callable[[], None]) -> None:
+        """Make grpc.aio record through *watch*."""
+
+    def _instrument(self, **kwargs: Any) -> None:
+        # Imported here because grpcio is optional: without it this module still loads, and instrument() says why not.
+        from rsketch_telemetry._grpc_internals import Patches, contrib_is_active
+        from rsketch_telemetry._grpc_watch import Watch
+
+        stood_down = _said_once(f"{type(self).__name__} stands down: opentelemetry-instrumentation-grpc is active")
+        if contrib_is_active(self._contrib):
+            stood_down()
+            return
+        recorder = SdkRecorder(
+            _SCOPE,
+            tracer_provider=kwargs.get("tracer_provider"),
+            meter_provider=kwargs.get("meter_provider"),
+            logger_provider=kwargs.get("logger_provider"),
+        )
+        watch, patches = Watch(guarded(recorder), kwargs.get("settings") or InstrumentorSettings()), Patches()
+        self._patch(watch, patches, stood_down)
+        self._active = watch, patches
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        if self._active is not None:
+            watch, patches = self._active
+            watch.active = False
+            patches.restore()
+            self._active = None
+
+
+class GrpcAioServerInstrumentor(_Instrumentor):
+    """Records each RPC that a grpc.aio server made after `instrument()` serves."""
+
+    _contrib = "GrpcAioInstrumentorServer"
+
+    def _patch(self, watch: "Watch", patches: "Patches", stood_down: Callable[[], None]) -> None:
+        from rsketch_telemetry._grpc_server import patch_server
+
+        patch_server(watch, patches, stood_down)
+
+
+class GrpcAioClientInstrumentor(_Instrumentor):
+    """Records each call made over a grpc.aio channel, and sends the trace context with it."""
+
+    _contrib = "GrpcAioInstrumentorClient"
+
+    def _patch(self, watch: "Watch", patches: "Patches", stood_down: Callable[[], None]) -> None:
+        from rsketch_telemetry._grpc_client import patch_client
+
+        patch_client(watch, patches, stood_down)
+
+
+def _said_once(message: str) -> Callable[[], None]:
+    """Return a function that logs *message* when it is first called."""
+    pending = [message]
+
+    def say() -> None:
+        if pending:
+            _log.info("%s", pending.pop())
+
+    return say

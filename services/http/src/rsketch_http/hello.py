@@ -30,7 +30,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace, environ: Mapping[str, str]) -> int:
-    base = _base(arguments.url or _here(environ))
+    base = _base(_here(environ) if arguments.url is None else arguments.url)
     trace_id = secrets.token_hex(16)
     try:
         message = _ask(f"{base}/api/v1/hello?name={quote(arguments.name, safe='')}", trace_id)

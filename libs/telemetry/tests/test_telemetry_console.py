@@ -1,5 +1,6 @@
 import io
 import time
+from typing import TextIO
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status, StatusCode
@@ -16,7 +17,7 @@ def _shown(stream: io.StringIO, provider: TracerProvider) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def _provider(stream: io.StringIO) -> TracerProvider:
+def _provider(stream: TextIO) -> TracerProvider:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SpanTree(stream))
     return provider
@@ -73,3 +74,27 @@ def test_a_stream_that_is_gone_ends_the_display_alone() -> None:
     for _ in range(3):
         tracer.start_span("a").end()
     provider.shutdown()
+
+
+def test_a_terminal_without_some_letters_shows_the_rest() -> None:
+    """What an ASCII terminal lacks becomes a question mark, and the display goes on."""
+    buffer = io.BytesIO()
+    stream = io.TextIOWrapper(buffer, encoding="ascii")
+    provider = _provider(stream)
+    provider.get_tracer("test").start_span("caf\u00e9").end()
+    provider.shutdown()
+
+    assert b"caf?" in buffer.getvalue()
+
+
+def test_many_traces_that_never_end_are_bounded_and_counted() -> None:
+    """Spans left open push the oldest traces out, which is said with the next one shown."""
+    stream = io.StringIO()
+    provider = _provider(stream)
+    tracer = provider.get_tracer("test")
+    open_spans = [tracer.start_span("open") for _ in range(1005)]
+    tracer.start_span("last").end()
+    lines = _shown(stream, provider)
+
+    assert len(open_spans) == 1005
+    assert lines[-1] == "… 6 more traces are not shown"

@@ -44,13 +44,17 @@ def test_endpoints(environ: dict[str, str], endpoint: str) -> None:
     assert complaints == []
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://c", "http://c:99999", "http://", "http://c:x", "http://a b", "://"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["ftp://c", "http://c:99999", "http://", "http://c:x", "http://a b", "://", "[::1:4317", "u:hunter22@a b"],
+)
 def test_a_malformed_endpoint_falls_back_to_the_default(endpoint: str) -> None:
     """It is named in one complaint, and telemetry goes to the default."""
     at, complaints = _read(ENDPOINT=endpoint)
 
     assert at.endpoint == "http://localhost:4317"
     assert [complaint.variable for complaint in complaints] == ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert "hunter22" not in str(complaints[0])
 
 
 def test_a_malformed_endpoint_gives_one_complaint_for_three_signals() -> None:
@@ -72,7 +76,7 @@ def test_headers_are_decoded_and_hidden() -> None:
     assert complaints == []
 
 
-@pytest.mark.parametrize("headers", ["authorization", "a b=c", "a=b%0d%0ac"])
+@pytest.mark.parametrize("headers", ["authorization", "a b=c", "a=b%0d%0ac", "a=%C3%A9", "a!=b", "a-bin=b"])
 def test_a_malformed_header_holds_its_signal(headers: str) -> None:
     """What is missing may be the credential, so nothing is sent, and the value is not repeated."""
     at, complaints = _read(HEADERS=headers)
@@ -85,8 +89,38 @@ def test_an_unreadable_certificate_holds_its_signal(tmp_path: Path) -> None:
     """A certificate that cannot be read is not replaced by the system's authorities."""
     at, complaints = _read(TRACES_CERTIFICATE=str(tmp_path / "missing.pem"))
 
-    assert at.held == "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE names no readable file"
+    assert at.held == "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE cannot be used"
     assert len(complaints) == 1
+
+
+@pytest.mark.parametrize("content", ["", "no certificate"])
+def test_a_certificate_file_without_a_certificate_holds_its_signal(tmp_path: Path, content: str) -> None:
+    """An empty file is not replaced by the system's authorities either."""
+    (tmp_path / "ca.pem").write_text(content)
+
+    assert _read(CERTIFICATE=str(tmp_path / "ca.pem"))[0].held
+
+
+@pytest.mark.parametrize("given", ["CLIENT_KEY", "CLIENT_CERTIFICATE"])
+def test_half_a_client_pair_holds_its_signal(tmp_path: Path, given: str) -> None:
+    """The one without the other would end the process inside gRPC."""
+    (tmp_path / "half.pem").write_text("half")
+    at, complaints = _read(**{given: str(tmp_path / "half.pem")})
+
+    assert at.held == f"OTEL_EXPORTER_OTLP_{given} cannot be used"
+    assert [complaint.variable for complaint in complaints] == [f"OTEL_EXPORTER_OTLP_{given}"]
+
+
+def test_a_key_in_the_place_of_its_path_is_not_repeated() -> None:
+    """Some put the key itself into the variable."""
+    _, complaints = _read(CLIENT_KEY="-----BEGIN PRIVATE KEY-----hunter22")
+
+    assert "hunter22" not in str(complaints)
+
+
+def test_user_information_does_not_reach_grpc() -> None:
+    """It would be a part of the name that is looked up, and of the line that says the look-up failed."""
+    assert _read(ENDPOINT="http://u:hunter22@c:4317")[0].endpoint == "http://c:4317"
 
 
 def test_an_exporter_named_with_its_protocol_outranks_the_variable() -> None:

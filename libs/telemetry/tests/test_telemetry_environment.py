@@ -11,9 +11,9 @@ GOOD = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "2.5",
     "OTEL_LOGS_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "otlp,console",
-    "OTEL_PROPAGATORS": "tracecontext, baggage",
+    "OTEL_PROPAGATORS": "tracecontext,baggage",
     "OTEL_RESOURCE_ATTRIBUTES": "a=b,c=d=e",
-    "OTEL_SDK_DISABLED": "True",
+    "OTEL_SDK_DISABLED": "true",
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "0",
     "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
     "OTEL_TRACES_SAMPLER_ARG": "0.25",
@@ -43,7 +43,11 @@ BAD = {
     "OTEL_METRIC_EXPORT_INTERVAL": ("1m", None),
     "OTEL_METRIC_EXPORT_TIMEOUT": ("", None),
     "OTEL_PROPAGATORS": ("tracecontext,nosuch", "tracecontext"),
+    "OTEL_PYTHON_CONFIGURATOR": ("nosuch", None),
+    "OTEL_PYTHON_DISTRO": ("nosuch", None),
     "OTEL_PYTHON_ID_GENERATOR": ("dice", None),
+    "OTEL_PYTHON_METER_PROVIDER": ("nosuch", None),
+    "OTEL_PYTHON_TRACER_CONFIGURATOR": ("nosuch", None),
     "OTEL_RESOURCE_ATTRIBUTES": ("a=b,broken", "a=b"),
     "OTEL_SDK_DISABLED": ("yes please", None),
     "OTEL_SPAN_EVENT_COUNT_LIMIT": ("12.5", None),
@@ -68,6 +72,46 @@ def test_a_malformed_value_is_replaced_and_named(variable: str) -> None:
     assert [complaint.variable for complaint in complaints] == [variable]
     assert str(complaints[0]).startswith(f"{variable}=")
     assert "\n" not in str(complaints[0])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "kept"),
+    [
+        ("OTEL_BSP_SCHEDULE_DELAY", " 200 ", "200"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC", "grpc"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", " Always_On", "always_on"),
+        ("OTEL_PROPAGATORS", "tracecontext, baggage,", "tracecontext,baggage"),
+        ("OTEL_TRACES_EXPORTER", "OTLP,otlp", "otlp"),
+        ("OTEL_TRACES_SAMPLER", "ALWAYS_ON", "always_on"),
+    ],
+)
+def test_case_and_blanks_do_not_matter(variable: str, value: str, kept: str) -> None:
+    """A name in capitals or with blanks around it is fine, and is passed on as the SDK knows it."""
+    assert checked({variable: value}) == ({variable: kept}, [])
+
+
+def test_bytes_that_are_not_utf8_are_replaced() -> None:
+    """What no exporter could encode, so that nothing at all would arrive, costs the bad bytes and one line."""
+    sane, complaints = checked({"OTEL_SERVICE_NAME": "shop\udcff"})
+
+    assert sane == {"OTEL_SERVICE_NAME": "shop?"}
+    assert [complaint.variable for complaint in complaints] == ["OTEL_SERVICE_NAME"]
+
+
+def test_a_batch_larger_than_its_queue_is_cut() -> None:
+    """The SDK's own processors would raise, even where the queue alone was given and is below the batch's default."""
+    small, silent = checked({"OTEL_BSP_MAX_QUEUE_SIZE": "100"})
+    both, complaints = checked({"OTEL_BLRP_MAX_QUEUE_SIZE": "100", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "200"})
+
+    assert (small["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], silent) == ("100", [])
+    assert both["OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"] == "100"
+    assert [complaint.variable for complaint in complaints] == ["OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"]
+
+
+@pytest.mark.parametrize("kind", ["tracer", "meter", "logger"])
+def test_the_api_loads_no_providers_of_its_own(kind: str) -> None:
+    """The SDK's provider, asked for by name, is what this sets up: a second one would take its place."""
+    assert checked({f"OTEL_PYTHON_{kind.upper()}_PROVIDER": f"sdk_{kind}_provider"}) == ({}, [])
 
 
 def test_a_bad_ratio_samples_everything() -> None:

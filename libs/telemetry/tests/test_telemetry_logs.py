@@ -112,12 +112,59 @@ def test_telemetrys_own_lines_are_not_exported(name: str) -> None:
 
 
 def test_a_record_that_cannot_be_formatted_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong number of arguments is logging's own business, as without telemetry."""
+    """A wrong number of arguments is complained of once, as without telemetry, and what is known is exported."""
     with _exported() as exporter:
         logging.Logger("bare").warning("%d and %d", 1)  # noqa: LOG001, PLE1206 - the mistake that is tested
 
-    assert _bodies(exporter) == []
-    assert "not enough arguments" in capsys.readouterr().err
+    assert _bodies(exporter) == ["%d and %d"]
+    assert capsys.readouterr().err.count("not enough arguments") == 1
+
+
+def test_a_field_named_like_a_credential_is_masked() -> None:
+    """What `extra` calls a password is one, whatever it looks like."""
+    with _exported() as exporter:
+        logging.getLogger("shop").warning("in", extra={"password": "hunter22", "count": 2**70})
+    attributes = dict(_only(exporter).log_record.attributes or {})
+
+    assert attributes["password"] == "REDACTED"
+    assert attributes["count"] == str(2**70)
+
+
+def test_what_logs_while_it_is_logged_does_not_go_on_for_ever() -> None:
+    """A value that logs itself when it is turned into text is recorded a few times, each within the other."""
+
+    class _Chatty:
+        def __str__(self) -> str:
+            logging.getLogger("chatty").warning("asked", extra={"value": _Chatty()})
+            return "chatty"
+
+    with _exported() as exporter:
+        logging.getLogger("shop").warning("out", extra={"value": _Chatty()})
+
+    assert _bodies(exporter) == ["asked", "asked", "asked", "out"]
+
+
+def test_another_hook_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others replace the same method, before us and after us, and ours takes nothing of theirs away."""
+    calls: list[str] = []
+
+    def hooked(name: str) -> None:
+        before = logging.Logger.callHandlers
+
+        def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+            calls.append(name)
+            before(logger, record)
+
+        monkeypatch.setattr(logging.Logger, "callHandlers", call_handlers)
+
+    hooked("before")
+    with _exported() as exporter:
+        hooked("after")
+        logging.getLogger("shop").warning("one")
+    logging.getLogger("shop").warning("two")
+
+    assert _bodies(exporter) == ["one"]
+    assert calls == ["after", "before", "after", "before"]
 
 
 def _record() -> logging.LogRecord:

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from rsketch_telemetry.destinations import destination
+from rsketch_telemetry.destinations import Destination, destination
 from rsketch_telemetry.otlp.frame import Item, Scope
 from rsketch_telemetry.otlp.handler import Answer, Export, PartialSuccess, Refusal
 from rsketch_telemetry.otlp.receiver import Receiver, ReceiverConfig, receive
 from rsketch_telemetry.otlp.send import sender
 from rsketch_telemetry.otlp.store import TelemetryStore
-from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment, Signal
+from rsketch_telemetry.pipeline import Lane, Outcome, Pipeline, Reporter, Segment, Sent, Signal
 
 SCOPE = Scope(b"\x0a\x04test", "https://opentelemetry.io/schemas/1.45.0")
 ANY_PORT = ReceiverConfig(grpc_port=0, http_port=0)
@@ -42,11 +42,17 @@ def _names(items: list[Item]) -> list[str]:
     return [Span.FromString(item.body).name for item in items]
 
 
-def _pipeline(at: Receiver, protocol: str = "grpc", segment: Segment | None = None, **environ: str) -> Pipeline:
+def _pipeline(
+    at: Receiver,
+    protocol: str = "grpc",
+    segment: Segment | None = None,
+    interval_seconds: float = 0.05,
+    **environ: str,
+) -> Pipeline:
     endpoint = at.grpc_endpoint if protocol == "grpc" else at.http_endpoint
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, **environ}
     to = destination(settings, Signal.TRACES, [])
-    lane = Lane(Signal.TRACES, segment or Segment(), sender(to), interval_seconds=0.05, timeout_seconds=2.0)
+    lane = Lane(Signal.TRACES, segment or Segment(), sender(to), interval_seconds=interval_seconds, timeout_seconds=2.0)
     return Pipeline([lane], lambda: (b"", ""), Reporter())
 
 
@@ -219,6 +225,142 @@ async def test_a_held_signal_is_never_sent(caplog: pytest.LogCaptureFixture) -> 
     assert not delivered
     assert store.requests == 0
     assert [record.getMessage() for record in caplog.records] == ["telemetry: not delivered before the end: 1 spans"]
+
+
+async def test_a_signal_that_works_does_not_end_the_trouble_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    """Where one of two signals fails at one place, the other one's success is no recovery: the lines stay few."""
+    caplog.set_level(logging.INFO, "rsketch_telemetry")
+    now = [0.0]
+    reporter = Reporter(lambda: now[0])
+    to = destination({}, Signal.TRACES, [])
+    failing, fine = (
+        Lane(signal, Segment(), sender(to), interval_seconds=1, timeout_seconds=1)
+        for signal in (Signal.TRACES, Signal.LOGS)
+    )
+    for second in range(601):
+        now[0] = float(second)
+        reporter.report(failing, Outcome(Sent.RETRY, "busy"), 1)
+        reporter.report(fine, Outcome(Sent.ACCEPTED), 1)
+    reporter.report(failing, Outcome(Sent.ACCEPTED), 1)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3 + ["INFO"]
+    assert "after 300 s: busy; 0 spans wait" in caplog.records[1].getMessage()
+
+
+async def test_a_trouble_that_comes_and_goes_is_said_once_in_five_minutes(caplog: pytest.LogCaptureFixture) -> None:
+    """A collector that fails every other second has a line and a recovery, not a hundred."""
+    caplog.set_level(logging.INFO, "rsketch_telemetry")
+    now = [0.0]
+    reporter = Reporter(lambda: now[0])
+    lane = Lane(
+        Signal.TRACES, Segment(), sender(destination({}, Signal.TRACES, [])), interval_seconds=1, timeout_seconds=1
+    )
+    for second in range(299):
+        now[0] = float(second)
+        reporter.report(lane, Outcome(Sent.RETRY if second % 2 else Sent.ACCEPTED, "busy" if second % 2 else ""), 1)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_refusals_are_counted_between_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """The next line about the same reason has the number of all items that were lost since the last."""
+    now = [0.0]
+    reporter = Reporter(lambda: now[0])
+    lane = Lane(
+        Signal.TRACES, Segment(), sender(destination({}, Signal.TRACES, [])), interval_seconds=1, timeout_seconds=1
+    )
+    for second in (0.0, 1.0, 2.0, 300.0):
+        now[0] = second
+        reporter.report(lane, Outcome(Sent.REFUSED, "bad"), 10)
+
+    assert [record.getMessage().split(" refused ")[1] for record in caplog.records] == [
+        "10 spans: bad",
+        "30 spans: bad",
+    ]
+
+
+@pytest.mark.parametrize("asked", [-5.0, 0.0, 1e12])
+def test_what_the_other_end_asks_for_is_kept_within_reason(asked: float) -> None:
+    """`Retry-After: 0` makes no loop without a pause, and a century is cut to an hour."""
+    to = destination({}, Signal.TRACES, [])
+    lane = Lane(Signal.TRACES, Segment(), sender(to), interval_seconds=1, timeout_seconds=1)
+    lane.later(0.0, Outcome(Sent.RETRY, "busy", retry_after_seconds=asked))
+
+    assert 0.1 < lane.due <= 3600.0
+
+
+async def test_a_burst_does_not_wait_for_the_interval() -> None:
+    """A segment that fills is sent at once: the interval is long enough to lose what could have been delivered."""
+    store = _Store()
+    async with receive(store, ANY_PORT) as at:
+        pipeline = _pipeline(at, interval_seconds=3600.0)
+        for number in range(40):
+            pipeline.append(Signal.TRACES, _span(str(number), 100_000))
+        await store.wait_for(lambda seen: len(seen.spans) >= 20)
+        await _blocking(lambda: pipeline.shutdown(3.0))
+
+    assert len(store.spans) == 40
+
+
+async def test_an_interval_of_centuries_is_waited_for() -> None:
+    """A number that is too large for the clock does not end the thread."""
+    store = _Store()
+    async with receive(store, ANY_PORT) as at:
+        pipeline = _pipeline(at, interval_seconds=1e12)
+        pipeline.append(Signal.TRACES, _span("a"))
+
+        assert await _blocking(lambda: pipeline.shutdown(3.0))
+    assert len(store.spans) == 1
+
+
+async def test_a_flush_from_the_exporting_thread_does_not_wait_for_itself() -> None:
+    """A metric callback may call whatever flushes."""
+    store, flushed = _Store(), []
+    async with receive(store, ANY_PORT) as at:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": at.grpc_endpoint}
+
+        def collect() -> None:
+            flushed.append(pipeline.flush(30.0))
+
+        lane = Lane(
+            Signal.TRACES,
+            Segment(),
+            sender(destination(settings, Signal.TRACES, [])),
+            interval_seconds=0.05,
+            timeout_seconds=2.0,
+            collect=collect,
+        )
+        pipeline = Pipeline([lane], lambda: (b"", ""), Reporter())
+        pipeline.append(Signal.TRACES, _span("a"))
+        started = time.monotonic()
+        await _blocking(lambda: pipeline.shutdown(3.0))
+
+    assert time.monotonic() - started < 2.0
+    assert flushed
+    assert not any(flushed)
+
+
+def test_a_finalizer_may_append_in_the_middle_of_anything() -> None:
+    """The garbage collector runs the program's code under our locks: appending again is no deadlock."""
+    segment = Segment()
+    pipeline = Pipeline([], lambda: (b"", ""), Reporter())
+    with segment._lock, pipeline._starting, pipeline._wake:
+        segment.append(_span("inner"))
+        pipeline.start()
+
+    assert len(segment) == 1
+
+
+async def test_a_metadata_key_that_grpc_refuses_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    """Both transports put header values into their errors; the line has the kind of error alone."""
+    async with receive(_Store(), ANY_PORT) as at:
+        to = Destination(
+            signal=Signal.TRACES, protocol="grpc", endpoint=at.grpc_endpoint, headers={"a-bin": "hunter22"}
+        )
+        outcome = await asyncio.to_thread(sender(to).send, b"", 2.0)
+
+    assert outcome.sent is Sent.HELD
+    assert "hunter22" not in outcome.reason
 
 
 async def test_a_closed_pipeline_takes_nothing_more() -> None:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from rsketch_telemetry.redaction import clean, redact_query, scrub
 
@@ -38,12 +40,22 @@ def test_a_long_query_is_bounded() -> None:
         "token eyJhbGciOi.eyJzdWIiOiJodW50ZXIyMiJ9.hunter22",
         "X-Amz-Signature=hunter22&x=1",
         "DB_PASSWORD: hunter22",
+        "token=Bearer hunter22hunter22",
     ],
 )
 def test_free_text_loses_credentials(text: str) -> None:
     """The well-known spellings of a credential are replaced wherever they stand in a text."""
     assert "hunter22" not in scrub(text)
     assert "REDACTED" in scrub(text)
+
+
+@pytest.mark.parametrize("part", ["a", "a-", "eyJ-", "password ", "password='", "a://", "basic "])
+def test_scrubbing_takes_time_in_proportion(part: str) -> None:
+    """No text, however it repeats itself, holds the caller up."""
+    started = time.perf_counter()
+    scrub(part * 16384)
+
+    assert time.perf_counter() - started < 0.5
 
 
 def test_ordinary_text_is_left_alone() -> None:

@@ -219,7 +219,7 @@ class _Served:
 
     def will_be_answered(self, error: BaseException) -> bool:
         """Return whether the server calls `handle_exception`, and may still send a response, after *error*."""
-        if self._stage is not Stage.HANDLER or self._client_left(error):
+        if self._stage is not Stage.HANDLER or self._connection_lost or isinstance(error, RequestCancelled):
             return False
         if isinstance(self._stream, Http):
             open_ = self._stream.protocol.transport is not None
@@ -271,12 +271,18 @@ class _Served:
         protocol = getattr(self._stream, "protocol", None)
         return getattr(protocol, "websocket", None) is not None
 
+    @property
+    def _connection_lost(self) -> bool:
+        return bool(self.request.conn_info and self.request.conn_info.lost)
+
     def _client_left(self, error: BaseException) -> bool:
-        """Return whether the connection was lost, and not cut by the server, which forgets its transport then."""
+        """Return whether the connection was lost, and not cut by the server, which says why or forgets its transport."""
+        if getattr(self._stream, "exception", None) is not None:
+            return False
         if isinstance(error, RequestCancelled):
             return True
-        connection, protocol = self.request.conn_info, getattr(self._stream, "protocol", None)
-        return bool(connection and connection.lost and getattr(protocol, "transport", None) is not None)
+        protocol = getattr(self._stream, "protocol", None)
+        return self._connection_lost and getattr(protocol, "transport", None) is not None
 
 
 def _is_defect(exception: BaseException) -> bool:

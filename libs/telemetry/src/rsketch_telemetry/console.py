@@ -69,6 +69,7 @@ class SpanTree(SpanProcessor):
         self._lock = threading.RLock()
         self._finished: queue.SimpleQueue[tuple[int, _Trace] | None] = queue.SimpleQueue()
         self._missed = 0
+        self._ending = False
         self._writer = threading.Thread(target=self._write, name="rsketch-telemetry-console", daemon=True)
         self._writer.start()
 
@@ -109,6 +110,7 @@ class SpanTree(SpanProcessor):
 
     def shutdown(self) -> None:
         """Write what is queued, within a second."""
+        self._ending = True
         self._finished.put(None)
         self._writer.join(1.0)
 
@@ -122,12 +124,16 @@ class SpanTree(SpanProcessor):
             missed, self._missed = self._missed, 0
             if missed:
                 lines.append(f"… {missed} more traces are not shown")
+            # Not every terminal has every letter; one that it lacks must not end the display.
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            text = "".join(f"{line}\n" for line in lines).encode(encoding, "replace").decode(encoding)
             try:
-                self._stream.write("\n".join(lines) + "\n")
+                self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):
                 return
-            time.sleep(len(lines) / _LINES_PER_SECOND if self._finished.qsize() else 0)
+            if self._finished.qsize() and not self._ending:
+                time.sleep(len(lines) / _LINES_PER_SECOND)
 
 
 def _line(span: ReadableSpan, span_id: int) -> _Line:

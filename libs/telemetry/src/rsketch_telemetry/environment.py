@@ -56,7 +56,8 @@ def presented(environ: Mapping[str, str]) -> Iterator[None]:
     Show the SDK exactly the `OTEL_*` values of *environ* inside the block, then restore what was there.
 
     The SDK reads the process environment in many constructors and knows no other way to be told; nothing is left
-    behind, as a child process would inherit it.
+    behind, as a child process would inherit it. Other threads see the values as well while the block lasts: configure
+    before they start.
     """
     with _presenting:
         real = os.environ  # noqa: TID251 - see above
@@ -265,7 +266,7 @@ _RULES: dict[str, _Rule] = {
     "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("trace_based", "always_on", "always_off", default="trace_based"),
     "OTEL_PROPAGATORS": _plugins("opentelemetry_propagator", "tracecontext,baggage", extra=("none",)),
     "OTEL_PYTHON_CONFIGURATOR": _plugins("opentelemetry_configurator", "rsketch", many=False),
-    "OTEL_PYTHON_DISTRO": _plugins("opentelemetry_distro", "upstream's own", many=False),
+    "OTEL_PYTHON_DISTRO": _plugins("opentelemetry_distro", "rsketch", many=False),
     "OTEL_PYTHON_ID_GENERATOR": _plugins("opentelemetry_id_generator", "random", many=False),
     **{
         f"OTEL_PYTHON_{kind.upper()}_CONFIGURATOR": _plugins(f"_opentelemetry_{kind}_configurator", "none", many=False)

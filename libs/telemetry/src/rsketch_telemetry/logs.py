@@ -26,6 +26,7 @@ __all__ = ["FORMATS", "OtlpHandler", "formatter", "install", "uninstall"]
 FORMATS: Final = ("text", "json")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_NESTED = 3
 _SEVERITIES = (
     (logging.CRITICAL, SeverityNumber.FATAL),
     (logging.ERROR, SeverityNumber.ERROR),
@@ -97,8 +98,8 @@ class OtlpHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Record it; never raises."""
         depth = getattr(self._emitting, "depth", 0)
-        if depth > 1:
-            # One may be logged while another is recorded, by a finalizer; more is something that logs what it logs.
+        if depth > _NESTED:
+            # A finalizer may log while another record is made, even in another's; more is what logs its own logging.
             return
         self._emitting.depth = depth + 1
         try:

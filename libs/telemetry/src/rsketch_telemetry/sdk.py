@@ -13,7 +13,13 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk import metrics as sdk_metrics
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk._logs import (
+    LoggerProvider,
+    LogRecordLimits,
+    LogRecordProcessor,
+    ReadableLogRecord,
+    ReadWriteLogRecord,
+)
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
@@ -121,6 +127,7 @@ def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], co
     _start_with_observed(meters, pipeline)
     _renew_after_fork(meters)
 
+    _read_log_limits_once()
     loggers = LoggerProvider(
         resource=resource, shutdown_on_exit=False, **_configurator(environ, "logger", LoggerProvider)
     )
@@ -219,6 +226,18 @@ def _start_with_observed(meters: MeterProvider, pipeline: Pipeline) -> None:
             pipeline.start()
 
     consumer.register_asynchronous_instrument = starting  # type: ignore[method-assign]
+
+
+def _read_log_limits_once() -> None:
+    """Let older releases of the SDK not read the limits again at each record, where a malformed one would end it."""
+    make = ReadWriteLogRecord._from_api_log_record
+    if "limits" not in inspect.signature(make).parameters:
+        limits = LogRecordLimits()
+
+        def limited(*, record: Any, **others: Any) -> ReadWriteLogRecord:
+            return ReadWriteLogRecord(log_record=record, limits=limits, **others)
+
+        ReadWriteLogRecord._from_api_log_record = limited  # type: ignore[method-assign]
 
 
 def _renew_after_fork(meters: MeterProvider) -> None:
@@ -355,7 +374,8 @@ def _readable(record: ReadWriteLogRecord) -> ReadableLogRecord:
     api_record = copy.copy(record.log_record)
     return ReadableLogRecord(
         log_record=api_record,
-        resource=record.resource or Resource.get_empty(),
+        # Framed once a request: encoding it again takes longer than the record does.
+        resource=Resource.get_empty(),
         instrumentation_scope=record.instrumentation_scope,
         limits=record.limits,
     )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import entry_points
 from types import AsyncGeneratorType
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from rsketch import REUSE_PORT, Address, ConfigError
 from rsketch_grpc import service
+from rsketch_grpc.guard import Guard
 from rsketch_grpc.servicer import HelloServicer
 from rsketch_protos.hello.v1 import (
     SERVICE_NAME,
@@ -71,6 +73,13 @@ async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await asyncio.wait_for(call, DEADLINE)
     return refused.value.code(), refused.value.details() or ""
+
+
+async def raw(channel: Any, path: str, *, streaming: bool) -> object:
+    """Send bytes that are no message and return the last response; the stubs know no channel without serializers."""
+    if not streaming:
+        return await channel.unary_unary(path)(b"\xff\xff")
+    return [response async for response in channel.unary_stream(path)(b"\xff\xff")]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -190,6 +199,43 @@ async def test_bad_fields_are_invalid_arguments() -> None:
         ):
             code, message = await refusal(stub.HelloStream(request).read())
             assert (code, message.partition(":")[0]) == (invalid, field)
+
+
+@pytest.mark.parametrize("method", ["Hello", "HelloStream"])
+async def test_what_is_no_message_is_an_invalid_argument(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that cannot be decoded is the caller's mistake: no exception text, and no line in the log."""
+    async with service.serve({"RSKETCH_GRPC_PORT": "0"}) as at, connection(at) as channel:
+        code, details = await refusal(raw(channel, f"/{SERVICE_NAME}/{method}", streaming=method == "HelloStream"))
+
+    assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of the method's type")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_failing_handler_is_internal_and_says_nothing(
+    streaming: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that nobody foresaw is logged here, and its text stays here."""
+
+    async def fail(_request: bytes, _context: object) -> bytes:
+        raise KeyError("hunter22")
+
+    async def fail_late(_request: bytes, _context: object) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise KeyError("hunter22")
+
+    kind = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
+    handlers: dict[str, Any] = {"Fail": kind(cast("Any", fail_late if streaming else fail))}
+    server = grpc.aio.server(interceptors=(Guard("test.Service"),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        code, details = await refusal(raw(channel, "/test.Service/Fail", streaming=streaming))
+    await server.stop(None)
+
+    assert (code, details) == (grpc.StatusCode.INTERNAL, "the service failed")
+    assert [record.getMessage() for record in caplog.records] == ["a handler failed"]
 
 
 async def test_cancelled_stream_ends_its_handler() -> None:

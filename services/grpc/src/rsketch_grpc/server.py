@@ -19,6 +19,7 @@ from rsketch import Address, ConfigError, Service, StartError
 from rsketch_protos.hello.v1 import SERVICE_NAME, add_HelloServiceServicer_to_server
 
 from rsketch_grpc.config import HOST, PORT, GrpcConfig
+from rsketch_grpc.guard import Guard
 from rsketch_grpc.health import DrainingHealthServicer
 from rsketch_grpc.servicer import HelloServicer
 
@@ -70,7 +71,11 @@ service = Service(serve=serve, requested=requested, port_setting=PORT)
 
 def _create_server(config: GrpcConfig, status: DrainingHealthServicer) -> grpc.aio.Server:
     """Build the server with its three services; nothing listens yet."""
-    server = grpc.aio.server(options=_options(config), maximum_concurrent_rpcs=config.max_concurrent_rpcs or None)
+    server = grpc.aio.server(
+        interceptors=(Guard(SERVICE_NAME),),
+        options=_options(config),
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs or None,
+    )
     add_HelloServiceServicer_to_server(HelloServicer(max_stream_count=config.max_stream_count), server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if config.reflection:

@@ -5,6 +5,7 @@ Each answers a connection with its process id. `STRANGER_<NAME>_FAULT` makes it 
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -33,6 +34,8 @@ def create_service(name: str, *needs: str) -> Service:
             server = await asyncio.start_server(_answer(hit), sock=bound)
             known = [f"{key}={environ[key]}" for key in environ if key.endswith(("_ADDRESS", "_WORKER"))]
             journal.write("opened", *sorted(known))
+            if settings.boolean(environ, f"{prefix}CALL", default=False):
+                logging.getLogger("rsketch_telemetry.access").info("a call of %s", name)
             try:
                 async with asyncio.TaskGroup() as group:
                     failing = group.create_task(_fail_later(fault, hit))

@@ -137,6 +137,23 @@ def test_a_reader_that_leaves_is_no_error(argument: str) -> None:
     assert found.returncode == 141
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_error(closed: str) -> None:
+    """What is started without them works, and nothing else gets their numbers."""
+    script = (
+        "import os, sys\n"
+        "from rsketch.command import main\n"
+        "status = main(['--version'])\n"
+        "print('printed to nowhere', flush=True)\n"
+        "sys.exit(status if os.open('/', os.O_RDONLY) > 2 else 9)\n"
+    )
+    shell = f'exec "$0" -c "$1" {closed}'
+    found = subprocess.run(["sh", "-c", shell, sys.executable, script], env={}, capture_output=True, timeout=20)
+
+    assert found.stderr == b""
+    assert found.returncode == 0
+
+
 def _publish_commands(folder: Path) -> None:
     (folder / "doubling.py").write_text(
         "from rsketch import Command, ConfigError\n"

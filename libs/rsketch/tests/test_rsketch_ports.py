@@ -58,6 +58,13 @@ def test_a_foreign_host_is_named() -> None:
         check(SERVICES, {"a": _address(0, "192.0.2.1")})
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "nowhere.invalid"])
+def test_a_name_that_is_none_is_named(host: str) -> None:
+    """Whether Python or the resolver refuses a name, it is a matter of the host's setting."""
+    with pytest.raises(ConfigError, match=r"^A_HOST: accepts a name or an IP address of this machine, not "):
+        check(SERVICES, {"a": _address(0, host)})
+
+
 def test_a_port_is_free_while_old_connections_linger() -> None:
     """A restart is not refused because of connections in TIME_WAIT."""
     listener = _listener()

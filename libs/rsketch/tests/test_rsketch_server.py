@@ -118,3 +118,12 @@ def test_telemetry_that_reaches_nobody_neither_delays_nor_prolongs(start: "Start
     assert host.status() == 0
     assert "  telemetry  traces, metrics, logs to http://127.0.0.1:1 (grpc)\n" in host.errors
     assert "  service    rsketch\n" in host.errors
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", True), ("warning", False)])
+def test_access_lines_heed_the_log_level(start: "Start", level: str, shown: bool) -> None:
+    """Their logger has a level of its own, which follows the setting."""
+    host = start("server", "alpha", RSKETCH_LOG_LEVEL=level, STRANGER_ALPHA_CALL="1").serving().send(signal.SIGTERM)
+
+    assert host.status() == 0
+    assert ("a call of alpha" in host.errors) is shown

@@ -1,5 +1,6 @@
 """Tests of the readers for single settings."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +97,12 @@ def test_file_returns_the_path_of_a_readable_file(tmp_path: Path) -> None:
     assert settings.optional_file({"A": str(file)}, "A") == file
     with pytest.raises(ConfigError, match=re.escape("A: accepts the path of a readable file")):
         settings.file({}, "A")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """It is refused without being opened, which would wait for a writer and keep a start from being stopped."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(ConfigError, match="not a regular file"):
+        settings.file({"A": str(pipe)}, "A")

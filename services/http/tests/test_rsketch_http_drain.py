@@ -17,6 +17,7 @@ from rsketch_http.config import HttpConfig
 from rsketch_http.readiness import Phase, Readiness
 from rsketch_http.server import bind, running, serving
 from sanic import Sanic
+from sanic.exceptions import ServiceUnavailable
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -249,6 +250,40 @@ async def test_a_drain_time_of_zero_ends_requests_at_once(upstream: Upstream) ->
         busy.send("GET /api/v1/hello?name=stuck HTTP/1.1\nhost: x\n\n")
         await asyncio.wait_for(upstream.greeter.arrived.wait(), 5)
         await http.stopped()
+
+
+async def test_a_request_that_is_cut_off_knows_who_did_it() -> None:
+    """What Sanic keeps of its own cuts is there for this one too, so that telemetry does not blame the client."""
+    config = HttpConfig(port=0, drain_seconds=0)
+    started = asyncio.Event()
+    causes: list[Any] = []
+
+    async def slow(request: Any) -> None:
+        try:
+            started.set()
+            await asyncio.sleep(60)
+        finally:
+            causes.append(request.stream.exception)
+
+    async def ready() -> bool:
+        return True
+
+    app = Sanic("drain_cause", configure_logging=False)
+    app.config.update(AUTO_EXTEND=False, TOUCHUP=False, MOTD=False, ACCESS_LOG=False)
+    app.ctx.max_body_bytes = config.max_body_bytes
+    app.add_route(slow, "/slow")
+    sock = await bind(config)
+    try:
+        async with running(app, sock, config, Readiness(ready)):
+            _, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.wait_for(started.wait(), 5)
+        writer.close()
+    finally:
+        Sanic.unregister_app(app)
+        sock.close()
+
+    assert [type(cause) for cause in causes] == [ServiceUnavailable]
 
 
 async def test_websockets_are_closed_as_going_away() -> None:

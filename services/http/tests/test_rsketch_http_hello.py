@@ -9,12 +9,16 @@ from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from rsketch import ConfigError
 from rsketch_http.config import HttpConfig
 from rsketch_http.hello import command
 from rsketch_http.server import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from services.http.tests.conftest import Upstream
 
 
@@ -27,11 +31,11 @@ def unused_port() -> int:
         return port
 
 
-def run(*arguments: str) -> int:
+def run(*arguments: str, environ: Mapping[str, str] | None = None) -> int:
     """Run the command with arguments as its user writes them."""
     parser = ArgumentParser()
     command.arguments(parser)
-    return command.run(parser.parse_args(arguments), {})
+    return command.run(parser.parse_args(arguments), environ or {})
 
 
 async def hello(upstream: Upstream, *arguments: str) -> int:
@@ -54,6 +58,39 @@ async def test_it_prints_the_greeting_and_the_trace_id(
     assert status == 0
     assert said == greeting
     assert re.fullmatch(r"trace [0-9a-f]{32}", trace)
+
+
+async def test_the_settings_of_the_server_say_where_it_is(
+    upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the shell in which a server was started, no address is needed."""
+    async with serving(HttpConfig(port=0, grpc_target=f"127.0.0.1:{upstream.port}"), touch_up=False) as at:
+        environ = {"RSKETCH_HTTP_HOST": "0.0.0.0", "RSKETCH_HTTP_PORT": str(at.port)}
+        status = await asyncio.to_thread(run, environ=environ)
+
+    assert status == 0
+    assert capsys.readouterr().out.startswith("Hello, world!")
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(
+    upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that is there but not trusted is not reported as absent."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain", tmp_path / "key"
+    chain.write_bytes(certificate.cert_chain_pems[0].bytes())
+    key.write_bytes(certificate.private_key_pem.bytes())
+    environ = {
+        "RSKETCH_HTTP_PORT": "0",
+        "RSKETCH_HTTP_GRPC_TARGET": f"127.0.0.1:{upstream.port}",
+        "RSKETCH_HTTP_TLS_CERTIFICATE": str(chain),
+        "RSKETCH_HTTP_TLS_KEY": str(key),
+    }
+    async with serving(HttpConfig.from_env(environ), touch_up=False) as at:
+        status = await asyncio.to_thread(run, environ=environ | {"RSKETCH_HTTP_PORT": str(at.port)})
+
+    assert status == 1
+    assert f"https://127.0.0.1:{at.port} has a certificate that this machine does not trust" in capsys.readouterr().err
 
 
 async def test_each_call_has_a_sampled_trace_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,8 @@ async def test_a_small_body_limit_leaves_headers_alone(upstream: Upstream, open_
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/3.7\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET nowhere?token=abc HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"CONNECT a:1 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: ten\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 20000 + b"\r\n\r\n", 413),
     ],
@@ -137,6 +139,11 @@ async def test_a_small_body_limit_leaves_headers_alone(upstream: Upstream, open_
 async def test_a_head_that_cannot_be_read_is_a_problem(client: httpx.AsyncClient, sent: bytes, status: int) -> None:
     """What fails before there is a request is a problem as well, without an instance."""
     check(await raw(client, sent), status, None)
+
+
+async def test_an_absolute_url_without_a_path_is_the_root(client: httpx.AsyncClient) -> None:
+    """A proxy may ask like that; there is nothing at the root."""
+    check(await raw(client, b"GET http://x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"), 404, "/")
 
 
 async def test_an_unknown_expectation_is_a_problem(client: httpx.AsyncClient) -> None:
@@ -237,6 +244,7 @@ async def test_ordinary_errors_are_not_logged(client: httpx.AsyncClient, caplog:
         await client.get("/api/v1/hello")
         await client.request("GET", "/health", content=b"body")
         await raw(client, b"nonsense\r\n\r\n")
+        await raw(client, b"GET nowhere?token=abc HTTP/1.1\r\nhost: x\r\n\r\n")
 
     assert [record.name for record in caplog.records if not record.name.startswith("httpx")] == []
 

@@ -89,7 +89,7 @@ async def test_workers_share_a_port_that_is_held_for_them() -> None:
     assert response.text == "OK"
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "no..host", "192.0.2.1"])
 async def test_a_host_that_is_not_ours_is_one_clear_line(host: str) -> None:
     """A name that does not resolve and an address of another machine are the fault of the same setting."""
     with pytest.raises(ConfigError) as raised:

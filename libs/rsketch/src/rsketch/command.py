@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from rsketch import catalog
@@ -22,6 +23,7 @@ __all__ = ["main"]
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BROKEN_PIPE = 128 + signal.SIGPIPE
+_LAST_STANDARD = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _open_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
     environ = dict(os.environ)  # noqa: TID251 - read here, passed on as a mapping everywhere else
     try:
@@ -130,6 +133,22 @@ def _complain(error: RsketchError) -> int:
         with suppress(OSError):
             print(f"rsketch: {error}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def _open_standard_streams() -> None:
+    """
+    Open to nowhere what a parent has closed of the standard streams.
+
+    Their numbers would go to the next files and sockets that are opened, and these would get what others print. For
+    a closed stream `sys` holds None, on which even a flush fails.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(number, True)  # noqa: FBT003 - its own interface; for the workers
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Never closed: it is for the rest of the process.
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _silence() -> int:

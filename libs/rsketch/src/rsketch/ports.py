@@ -80,7 +80,11 @@ def _bound(service: Service, address: Address, *, share: bool) -> list[socket.so
 
 
 def _resolved(address: Address) -> list[tuple[int, str]]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:
+        # What Python says to a name with an empty or overlong label, before it asks anybody.
+        raise OSError(errno.EINVAL, "no host name") from None
     # A hosts file may name one address twice.
     return list(dict.fromkeys((family, str(where[0])) for family, _, _, _, where in found))
 

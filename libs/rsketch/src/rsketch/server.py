@@ -17,6 +17,7 @@ from typing import Self
 import rsketch_telemetry
 import uvloop
 from rsketch_telemetry import Telemetry
+from rsketch_telemetry.access import LOGGER_NAME
 from rsketch_telemetry.logs import formatter, uninstall
 
 from rsketch import banner, catalog, identity, logs, ports, settings
@@ -137,6 +138,8 @@ def _telemetry(config: ServerConfig, environ: Mapping[str, str], names: Sequence
 
 def _serve(plan: _Plan, telemetry: Telemetry, options: Namespace, stop: Stop, on_all: _Opened) -> None:
     telemetry.access_log = True
+    # It has a level of its own, to which RSKETCH_LOG_LEVEL would otherwise mean nothing.
+    logging.getLogger(LOGGER_NAME).setLevel(max(logging.INFO, logging.getLogger().level))
     if options.console:
         telemetry.show_spans(sys.stdout)
     if not settings.boolean(plan.environ, REUSE_PORT, default=False):

@@ -6,7 +6,9 @@ reads the process environment: the command passes it in.
 """
 
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from rsketch.errors import ConfigError
@@ -104,13 +106,18 @@ def target(environ: Mapping[str, str], name: str, default: str) -> str:
 
 
 def file(environ: Mapping[str, str], name: str) -> Path:
-    """Return the path of a file that can be read. Raises ConfigError where it is unset or cannot be read."""
+    """Return the path of a regular file that can be read. Raises ConfigError where it is unset or no such file."""
     path = Path(text(environ, name, ""))
     try:
-        with path.open("rb"):
-            return path
+        # Asked before it is opened: that would wait at a pipe for a writer.
+        regular = stat.S_ISREG(path.stat().st_mode)
+        with path.open("rb") if regular else nullcontext():
+            reason = None if regular else "not a regular file"
     except OSError as error:
-        raise ConfigError(name, f"the path of a readable file ({error.strerror})", str(path)) from None
+        reason = error.strerror
+    if reason:
+        raise ConfigError(name, f"the path of a readable file ({reason})", str(path))
+    return path
 
 
 def optional_file(environ: Mapping[str, str], name: str) -> Path | None:

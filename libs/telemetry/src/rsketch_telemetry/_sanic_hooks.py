@@ -151,13 +151,20 @@ class SanicHooks:
         try:
             if self._settings.excludes_url(_sanic_request.path(request)):
                 return None
-            parent = _sanic_request.parent_context(request, self._extract)
-            call = self._recorder.http_server(_sanic_request.http_request(request, self._settings), parent)
+            facts = _sanic_request.http_request(request, self._settings)
+            call = self._recorder.http_server(facts, self._parent(request))
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
             return None
         served = self._served[id(request)] = _Served(request, call)
         return served
+
+    def _parent(self, request: Request) -> Context:
+        try:
+            return _sanic_request.parent_context(request, self._extract)
+        except Exception:  # noqa: BLE001 - a propagator that fails costs a request its parent, never its record
+            self._failed()
+            return Context()
 
     def _left(self, served: "_Served", error: BaseException) -> None:
         """End the record of a request that *error* ends, unless the server goes on to answer it."""
@@ -276,7 +283,7 @@ class _Served:
         return bool(self.request.conn_info and self.request.conn_info.lost)
 
     def _client_left(self, error: BaseException) -> bool:
-        """Return whether the connection was lost, and not cut by the server, which says why or forgets its transport."""
+        """Return whether the connection was lost and not cut by the server, which says why or forgets its transport."""
         if getattr(self._stream, "exception", None) is not None:
             return False
         if isinstance(error, RequestCancelled):

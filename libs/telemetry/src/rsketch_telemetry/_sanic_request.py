@@ -106,11 +106,15 @@ def _forwarded(request: Request) -> Mapping[str, Any]:
 
 
 class _HeaderGetter(Getter[Header]):
-    """Joins the lines of a header that came more than once: propagators look at the first value only."""
+    """
+    Joins the lines of a header that came more than once: propagators look at the first value only.
+
+    Bytes outside ASCII come as surrogates, on which a propagator may fail: each is replaced.
+    """
 
     def get(self, carrier: Header, key: str) -> list[str] | None:
         lines = carrier.getall(key, None)
-        return [",".join(lines)] if lines else None
+        return [",".join(lines).encode("ascii", "replace").decode("ascii")] if lines else None
 
     def keys(self, carrier: Header) -> list[str]:
         return list(carrier)

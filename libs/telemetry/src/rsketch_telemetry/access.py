@@ -1,5 +1,5 @@
 """
-One line a call in the log, for both protocols: logger `rsketch_telemetry.access`, level INFO.
+One line a call in the log, for both protocols: logger `rsketch_telemetry.access`, INFO, or WARNING where it failed.
 
 The logger is off until someone sets its level to INFO, by `Telemetry.access_log` or by a logging configuration: an
 application that brings its own access log keeps it.
@@ -26,28 +26,34 @@ if _log.level == logging.NOTSET:
 
 def http(request: HttpRequest, outcome: HttpOutcome, seconds: float, context: Context) -> None:
     """Log an HTTP request that ended, in its span's *context*."""
-    if not _log.isEnabledFor(logging.INFO):
+    error = outcome.error
+    if not _log.isEnabledFor(_level(error)):
         return
     status = outcome.status_code if outcome.status_code is not None else "-"
     method = request.method_original or request.method
     line = f"{_printable(method)} {_printable(request.path)} {status} {seconds * 1000:.1f} ms"
-    _emit(line, outcome.error, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
+    _emit(line, error, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
 
 
 def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) -> None:
     """Log an RPC that was served, in its span's *context*."""
-    if not _log.isEnabledFor(logging.INFO):
+    error = outcome.error(server=True)
+    if not _log.isEnabledFor(_level(error)):
         return
     line = f"{_printable(call.method_original or call.method)} {outcome.status_code} {seconds * 1000:.1f} ms"
-    _emit(line, outcome.error(server=True), call.metric_attributes() | outcome.attributes(server=True), context)
+    _emit(line, error, call.metric_attributes() | outcome.attributes(server=True), context)
 
 
 def _emit(line: str, error: str | None, attributes: dict[str, str | int], context: Context) -> None:
     token = context_api.attach(context)
     try:
-        _log.log(logging.WARNING if error else logging.INFO, line, extra=attributes)
+        _log.log(_level(error), line, extra=attributes)
     finally:
         context_api.detach(token)
+
+
+def _level(error: str | None) -> int:
+    return logging.WARNING if error else logging.INFO
 
 
 def _printable(text: str) -> str:

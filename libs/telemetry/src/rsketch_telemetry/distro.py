@@ -51,23 +51,23 @@ class RsketchDistro(BaseDistro):  # type: ignore[misc]  # upstream opts out of t
         if entry_point.name in _OURS:
             entry_point.load()().instrument(settings=InstrumentorSettings.from_env(environ), **kwargs)
         elif _REPLACED.get(entry_point.name, "") not in {"", *disabled}:
-            self._say_who_stands_down(environ)
+            self._say_who_stands_down()
         elif entry_point.name == "logging":
             # Its handler would send each record a second time.
             super().load_instrumentor(entry_point, enable_log_auto_instrumentation=False, **kwargs)
         else:
             super().load_instrumentor(entry_point, **kwargs)
 
-    def _say_who_stands_down(self, environ: Mapping[str, str]) -> None:
-        """Say it at the first, for all that are installed; of several workers one does."""
-        if self._said or environ.get("RSKETCH_TELEMETRY_WORKER", "1") != "1":
+    def _say_who_stands_down(self) -> None:
+        """Say it at the first, for all that are installed."""
+        if self._said:
             return
         self._said = True
         found = entry_points(group="opentelemetry_instrumentor")
         names = sorted({each.name for each in found if each.name in _REPLACED})
-        # Under the launcher no logging is configured yet, and only a warning is shown. A program that configured it and
-        # then asked for our instrumentors knows which it gets.
-        level = logging.DEBUG if logging.getLogger().handlers else logging.WARNING
+        # A warning, as under the launcher no logging is configured yet and nothing less is shown. Whoever runs a
+        # program that was made for this library expects nothing else.
+        level = logging.DEBUG if configure().identified else logging.WARNING
         _log.log(level, "telemetry: ours take the place of the instrumentors %s", ", ".join(names))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # it is untyped
 
+from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import SdkRecorder, guarded
 
@@ -54,6 +55,7 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
         if contrib_is_active(self._contrib):
             stood_down()
             return
+        quiet_propagators()
         recorder = SdkRecorder(
             _SCOPE,
             tracer_provider=kwargs.get("tracer_provider"),

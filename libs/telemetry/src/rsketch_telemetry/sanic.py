@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
+from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import SdkRecorder, guarded
 
@@ -60,6 +61,7 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
             return
         from rsketch_telemetry._sanic_hooks import SanicHooks
 
+        quiet_propagators()
         recorder = SdkRecorder(
             __name__,
             tracer_provider=tracer_provider,

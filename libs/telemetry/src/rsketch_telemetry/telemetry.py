@@ -67,12 +67,13 @@ class Telemetry:
 
     Args:
         providers: None where telemetry is switched off.
+        identified: Whether the program, or a package that knows it, has said who it is: it was made for this library.
     """
 
-    def __init__(self, providers: Providers | None, complaints: tuple[Complaint, ...] = ()) -> None:
+    def __init__(self, providers: Providers | None, *, identified: bool = False) -> None:
         self._providers = providers
         self._ended = False
-        self.complaints = complaints
+        self.identified = identified
 
     @property
     def summary(self) -> Summary:
@@ -190,11 +191,12 @@ def _configured(given: Mapping[str, str], identity: Mapping[str, str] | None) ->
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     _load_propagators(environ, complaints)
     with environment.presented(environ):
-        providers = None if disabled else _providers(environ, _identity(identity), complaints)
+        who = _identity(identity)
+        providers = None if disabled else _providers(environ, who, complaints)
     # Of several workers with one environment, their supervisor has said it.
     for complaint in () if "RSKETCH_TELEMETRY_WORKER" in environ else complaints:
         _log.warning("telemetry: %s", complaint)
-    return Telemetry(providers, tuple(complaints))
+    return Telemetry(providers, identified=bool(who))
 
 
 def _load_propagators(environ: dict[str, str], complaints: list[Complaint]) -> None:

@@ -12,6 +12,7 @@ from rsketch_http.docs import DocsPage
 from rsketch_http.greeting import GreetingApi
 from rsketch_http.health import HealthApi
 from rsketch_http.openapi import Operation
+from rsketch_http.protocol import HeadRequest
 from rsketch_http.readiness import Readiness
 from rsketch_http.responses import ProblemHandler
 from rsketch_http.upstream import Upstream
@@ -37,6 +38,7 @@ def create_app(config: HttpConfig, upstream: Upstream, readiness: Readiness) -> 
         config=_sanic_config(config),
         configure_logging=False,
         error_handler=ProblemHandler(),
+        request_class=HeadRequest,
         strict_slashes=True,
     )
     app.ctx.max_body_bytes = config.max_body_bytes

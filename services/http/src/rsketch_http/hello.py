@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import ssl
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -37,7 +38,9 @@ def _run(arguments: Namespace, environ: Mapping[str, str]) -> int:
     except HTTPError as error:
         with error:
             return _fail(f"{base} answered {error.code}: {_detail(error.read(_LIMIT_BYTES))} (trace {trace_id})")
-    except (URLError, OSError, HTTPException):
+    except (URLError, OSError, HTTPException) as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return _fail(f"{base} has a certificate that this machine does not trust (SSL_CERT_FILE names others)")
         return _fail(f"no server answers at {base}; start one with: rsketch server")
     except ValueError:
         return _fail(f"{base} answered, but not as the greeting service does")
@@ -51,7 +54,8 @@ def _here(environ: Mapping[str, str]) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - asked for, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104 - as above
     port = settings.port(environ, "RSKETCH_HTTP_PORT", HttpConfig().port)
-    return str(Address(scheme="http", host=host, port=port))
+    scheme = "https" if settings.text(environ, "RSKETCH_HTTP_TLS_CERTIFICATE", "") else "http"
+    return str(Address(scheme=scheme, host=host, port=port))
 
 
 def _base(url: str) -> str:

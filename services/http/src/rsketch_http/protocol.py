@@ -1,9 +1,9 @@
 """
 All that this service knows about the inside of Sanic's HTTP server; another release of Sanic is checked against this.
 
-Used of it: `Sanic.config.KEEP_ALIVE`, the protocol's `_http` (its `stage`, `recv_buffer`, `keep_alive`, `request_body`
-and `perft0`), `_task`, `transport`, `websocket`, `check_timeouts` and `request_max_size`, and the mark that TouchUp
-leaves on the classes it has rewritten.
+Used of it: `Sanic.config.KEEP_ALIVE`, the protocol's `_http` (its `stage`, `recv_buffer`, `keep_alive`, `request_body`,
+`exception` and `perft0`), `_task`, `transport`, `websocket`, `check_timeouts` and `request_max_size`, the mark that
+TouchUp leaves on the classes it has rewritten, and of a request its `_parsed_url` and how Sanic makes one.
 """
 
 import asyncio
@@ -11,10 +11,12 @@ from time import perf_counter
 from typing import Any
 
 from sanic import Request, Sanic
+from sanic.compat import Header
+from sanic.exceptions import ServiceUnavailable
 from sanic.http import Http, Stage
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-__all__ = ["Protocol", "body_is_missing", "elapsed_seconds", "is_touched_up"]
+__all__ = ["HeadRequest", "Protocol", "body_is_missing", "elapsed_seconds", "is_touched_up"]
 
 _LINGER_SECONDS = 1.0
 
@@ -47,6 +49,9 @@ class Protocol(WebSocketProtocol):
         if self.websocket is not None:
             self.websocket.fail_connection(1001)
         elif self.transport is not None:
+            if self.http is not None:
+                # Where Sanic itself says why it ends a request: without it, it would seem that the client had left.
+                self.http.exception = ServiceUnavailable("The server ended the connection")
             # Not `abort()` of Sanic's protocol: after that one it logs the URL, query included.
             self.transport.abort()
 
@@ -58,6 +63,22 @@ class Protocol(WebSocketProtocol):
         if fired and self._task is not None:
             # Sanic answers, then waits without limit for the rest of a body that never comes.
             self.loop.call_later(_LINGER_SECONDS, self.end)
+
+
+class HeadRequest(Request):
+    """A request that also stands for heads which Sanic itself fails on, and logs at length."""
+
+    __slots__ = ()
+
+    def __init__(self, url_bytes: bytes, headers: Header, version: str, method: str, **more: Any) -> None:
+        # The request that Sanic makes up to answer a head it cannot use has none. With the URL as it came, that answer
+        # would fail as well where the URL is what is malformed.
+        super().__init__(url_bytes if more.get("head") else b"*", headers, version, method, **more)
+
+    @property
+    def path(self) -> str:
+        """The path; `/` in an absolute URL without one, as RFC 9112 has it."""
+        return super().path if self._parsed_url.path else "/"
 
 
 def elapsed_seconds(request: Request) -> float:

@@ -151,7 +151,7 @@ async def _resolve(config: HttpConfig) -> tuple[socket.AddressFamily, Any]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
+    except (OSError, UnicodeError):
         raise ConfigError(HOST_SETTING, "a host name or an IP address of this machine", config.host) from None
     family, _, _, _, address = found[0]
     return family, address

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,93 +17,46 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as context_api
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, aio_client_interceptors
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from recording import Instrumented, attributes, seconds_of, until
 from rsketch_telemetry import semconv
 from rsketch_telemetry.grpc import GrpcAioClientInstrumentor, GrpcAioServerInstrumentor
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-
-SERVICE = "shop.v1.Till"
-
-# The stubs know no channel without serializers, which is what bytes need.
-Channel = Any
+from till import SERVICE, Channel, Handler, listening, path, status_of
 
 
-@dataclass
-class Telemetry:
-    """Providers of one test, and what they have seen."""
+class Telemetry(Instrumented[GrpcAioClientInstrumentor]):
+    """Providers of one test, and what they have seen of the calls made."""
 
-    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    logs: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
-    tracer_provider: TracerProvider = field(default_factory=TracerProvider)
-    logger_provider: LoggerProvider = field(default_factory=LoggerProvider)
-
-    def __post_init__(self) -> None:
-        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
-        self.meter_provider = MeterProvider([self.metrics])
-        self.instrumentor = GrpcAioClientInstrumentor()
-        self.server_instrumentor = GrpcAioServerInstrumentor()
-        self.tracer = self.tracer_provider.get_tracer("test")
-
-    def instrument(self, instrumentor: Any = None, settings: InstrumentorSettings | None = None) -> None:
-        """Instrument grpc.aio's channels, or what *instrumentor* does, with these providers."""
-        (instrumentor or self.instrumentor).instrument(
-            tracer_provider=self.tracer_provider,
-            meter_provider=self.meter_provider,
-            logger_provider=self.logger_provider,
-            settings=settings,
-        )
-
-    def close(self) -> None:
-        """Undo it, and shut the providers down."""
-        for instrumentor in (self.instrumentor, self.server_instrumentor):
-            if instrumentor.is_instrumented_by_opentelemetry:
-                instrumentor.uninstrument()
-        self.tracer_provider.shutdown()
-        self.meter_provider.shutdown()
-        self.logger_provider.shutdown()
+    def __init__(self) -> None:
+        super().__init__(GrpcAioClientInstrumentor())
 
     def clients(self) -> list[ReadableSpan]:
         """Return the CLIENT spans that have ended."""
-        return [span for span in self.spans.get_finished_spans() if span.kind is SpanKind.CLIENT]
+        return self.ended(SpanKind.CLIENT)
 
     async def client(self) -> ReadableSpan:
         """Wait for the one CLIENT span and check that metric and span say the same."""
         await until(self.clients)
         (span,) = self.clients()
         (point,) = self.points()
-        assert span.end_time is not None
-        assert span.start_time is not None
         assert point.count == 1
-        assert point.sum == pytest.approx((span.end_time - span.start_time) / 1e9)
-        assert dict(point.attributes or {}) == attributes(span)
+        assert point.sum == pytest.approx(seconds_of(span))
+        assert attributes(point) == attributes(span)
         return span
 
     def points(self) -> list[HistogramDataPoint]:
         """Return the points of `rpc.client.call.duration`."""
-        data = self.metrics.get_metrics_data()
-        return [
-            point
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == "rpc.client.call.duration"
-            for point in metric.data.data_points
-            if isinstance(point, HistogramDataPoint)
-        ]
+        return self.histogram("rpc.client.call.duration")
 
     def exceptions(self) -> list[tuple[str | None, object, str | None]]:
         """Return event name, exception type and severity of the log records."""
-        records = [one.log_record for one in self.logs.get_finished_logs()]
-        return [(one.event_name, (one.attributes or {}).get("exception.type"), one.severity_text) for one in records]
+        return [
+            (record.event_name, attributes(record).get("exception.type"), record.severity_text)
+            for record in self.records()
+        ]
 
 
 @dataclass
@@ -172,7 +125,7 @@ def telemetry() -> Iterator[Telemetry]:
 async def serving(address: str = "127.0.0.1:0") -> AsyncIterator[Till]:
     """Serve a till."""
     till = Till()
-    handlers: dict[str, Any] = {
+    handlers: dict[str, Handler] = {
         "Pay": grpc.unary_unary_rpc_method_handler(till.pay),
         "Watch": grpc.unary_stream_rpc_method_handler(till.watch),
         "Fill": grpc.stream_unary_rpc_method_handler(till.fill),
@@ -180,12 +133,8 @@ async def serving(address: str = "127.0.0.1:0") -> AsyncIterator[Till]:
     }
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    till.port = server.add_insecure_port(address)
-    await server.start()
-    try:
+    async with listening(server, address) as till.port:
         yield till
-    finally:
-        await server.stop(None)
 
 
 @asynccontextmanager
@@ -193,30 +142,6 @@ async def connected(**options: Any) -> AsyncIterator[tuple[Till, Channel]]:
     """Serve a till and yield a channel to it."""
     async with serving() as till, grpc.aio.insecure_channel(till.target, **options) as channel:
         yield till, channel
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until *condition* holds, at most five seconds."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-def path(method: str, service: str = SERVICE) -> str:
-    """Return a method as the wire has it."""
-    return f"/{service}/{method}"
-
-
-async def status_of(call: Awaitable[Any]) -> grpc.StatusCode:
-    """Return the status with which a call fails."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code()
-
-
-def attributes(span: ReadableSpan) -> dict[str, object]:
-    """Return a span's attributes."""
-    return dict(span.attributes or {})
 
 
 def traceparent(span: ReadableSpan) -> str:
@@ -335,14 +260,13 @@ async def test_each_shape_is_one_client_span(
     assert span.status.status_code is StatusCode.UNSET
     assert traceparents(till) == [traceparent(span)]
     if method == "Watch":
-        assert span.end_time is not None
-        assert span.start_time is not None
-        assert span.end_time - span.start_time > 55_000_000
+        assert seconds_of(span) > 0.055
 
 
 async def test_server_span_is_the_child_of_the_client_span(telemetry: Telemetry) -> None:
     """With both sides instrumented a call is two spans of one trace, and baggage arrives."""
-    telemetry.instrument(telemetry.server_instrumentor)
+    servers = GrpcAioServerInstrumentor()
+    servers.instrument(**telemetry.providers)
     token = context_api.attach(baggage.set_baggage("shop", "corner"))
     try:
         async with connected() as (till, channel):
@@ -351,6 +275,7 @@ async def test_server_span_is_the_child_of_the_client_span(telemetry: Telemetry)
             await until(lambda: len(telemetry.spans.get_finished_spans()) == 2)
     finally:
         context_api.detach(token)
+        servers.uninstrument()
 
     server = next(span for span in telemetry.spans.get_finished_spans() if span.kind is SpanKind.SERVER)
     assert server.parent is not None

@@ -4,14 +4,10 @@ from collections.abc import Callable
 
 import pytest
 from opentelemetry.context import Context
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from recording import Recording, attributes, seconds_of
 from rsketch_telemetry import access, semconv
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
 from rsketch_telemetry.recorder import SdkRecorder, guarded
@@ -20,35 +16,21 @@ REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_v
 RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server_port=50051)
 
 
-class _Recorded:
+class _Recorded(Recording):
     """A recorder with providers of its own, and what came out of them."""
 
-    def __init__(self, *processors: SpanProcessor) -> None:
-        self._spans = InMemorySpanExporter()
-        self._logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
-        self._reader = InMemoryMetricReader()
-        tracers = TracerProvider(shutdown_on_exit=False)
-        loggers = LoggerProvider(shutdown_on_exit=False)
-        for processor in (*processors, SimpleSpanProcessor(self._spans)):
-            tracers.add_span_processor(processor)
-        loggers.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
-        self.recorder = SdkRecorder(
-            "rsketch_telemetry.test",
-            tracer_provider=tracers,
-            meter_provider=MeterProvider([self._reader], shutdown_on_exit=False),
-            logger_provider=loggers,
-        )
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorder = SdkRecorder("rsketch_telemetry.test", **self.providers)
 
     @property
     def span(self) -> ReadableSpan:
-        (span,) = self._spans.get_finished_spans()
+        (span,) = self.spans.get_finished_spans()
         return span
 
     @property
     def metric(self) -> Metric:
-        data = self._reader.get_metrics_data()
-        assert data is not None
-        (metric,) = [each for r in data.resource_metrics for scope in r.scope_metrics for each in scope.metrics]
+        (metric,) = self.collected()
         return metric
 
     @property
@@ -59,8 +41,7 @@ class _Recorded:
 
     @property
     def events(self) -> list[tuple[str | None, dict[str, object]]]:
-        records = [record.log_record for record in self._logs.get_finished_logs()]
-        return [(record.event_name, dict(record.attributes or {})) for record in records]
+        return [(record.event_name, attributes(record)) for record in self.records()]
 
 
 def test_an_http_request_is_one_server_span_and_one_duration() -> None:
@@ -69,14 +50,12 @@ def test_an_http_request_is_one_server_span_and_one_duration() -> None:
     call = recorded.recorder.http_server(REQUEST, Context())
     call.end(HttpOutcome(status_code=200, route="/users/<id:int>"))
     span, point = recorded.span, recorded.point
-    assert span.start_time is not None
-    assert span.end_time is not None
     assert span.instrumentation_scope is not None
 
     assert (span.name, span.kind) == ("GET /users/<id:int>", SpanKind.SERVER)
     assert span.status.status_code is StatusCode.UNSET
     assert span.instrumentation_scope.schema_url == semconv.SCHEMA_URL
-    assert point.sum == pytest.approx((span.end_time - span.start_time) / 1e9, abs=1e-9)
+    assert point.sum == pytest.approx(seconds_of(span), abs=1e-9)
     assert dict(point.attributes or {}) == {
         "http.request.method": "GET",
         "url.scheme": "http",
@@ -116,15 +95,15 @@ def test_a_server_error_says_so_on_span_and_metric_and_leaves_one_exception_reco
     recorded = _Recorded()
     call = recorded.recorder.http_server(REQUEST, Context())
     call.end(HttpOutcome(status_code=500, route="/a", exception=KeyError("password=hunter22")))
-    ((event, attributes),) = recorded.events
+    ((event, said),) = recorded.events
 
     assert recorded.span.status.status_code is StatusCode.ERROR
     assert (recorded.span.attributes or {})["error.type"] == "KeyError"
     assert (recorded.point.attributes or {})["error.type"] == "KeyError"
     assert recorded.span.events == ()
     assert event == "http.server.request.exception"
-    assert attributes["exception.type"] == "KeyError"
-    assert "hunter22" not in str(attributes)
+    assert said["exception.type"] == "KeyError"
+    assert "hunter22" not in str(said)
 
 
 def test_only_the_first_end_counts() -> None:
@@ -182,7 +161,9 @@ class _Raising(SpanProcessor):
 @pytest.mark.parametrize("at_start", [True, False])
 def test_a_failing_processor_reaches_no_caller(at_start: bool, caplog: pytest.LogCaptureFixture) -> None:
     """What a span processor of the user raises is logged once, and the calls go on."""
-    recorder = guarded(_Recorded(_Raising(at_start=at_start)).recorder)
+    recorded = _Recorded()
+    recorded.tracer_provider.add_span_processor(_Raising(at_start=at_start))
+    recorder = guarded(recorded.recorder)
     for _ in range(3):
         call = recorder.http_server(REQUEST, Context())
         call.end(HttpOutcome(status_code=200))
@@ -213,6 +194,18 @@ def test_access_lines_are_one_a_call(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_access_lines_of_failures_remain_at_level_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever sets the logger to WARNING reads of calls that failed, for both protocols."""
+    caplog.set_level(logging.WARNING, access.LOGGER_NAME)
+    recorder = _Recorded().recorder
+    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
+    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
+    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK"))
+    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="INTERNAL"))
+
+    assert [record.getMessage().split()[-3] for record in caplog.records] == ["503", "INTERNAL"]
+
+
 def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     """Control characters in a path are escaped in the access line."""
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
@@ -232,6 +225,6 @@ async def test_calls_in_parallel_do_not_mix() -> None:
         call.end(HttpOutcome(status_code=status))
 
     await asyncio.gather(serve(200), serve(404))
-    spans = recorded._spans.get_finished_spans()
+    spans = recorded.spans.get_finished_spans()
 
     assert sorted((span.attributes or {})["http.response.status_code"] for span in spans) == [200, 404]  # type: ignore[type-var]

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,14 +24,10 @@ import sanic
 import websockets
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+from recording import Instrumented, attributes, seconds_of, until
 from rsketch_telemetry import semconv
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.sanic import SanicInstrumentor
@@ -48,44 +43,18 @@ _numbers = itertools.count()
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@dataclass
-class Telemetry:
-    """Providers of one test, and what they have seen."""
+class Telemetry(Instrumented[SanicInstrumentor]):
+    """Providers of one test, and what they have seen of its requests."""
 
-    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    logs: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
-    tracer_provider: TracerProvider = field(default_factory=TracerProvider)
-    point: HistogramDataPoint = field(init=False)
+    point: HistogramDataPoint
 
-    def __post_init__(self) -> None:
-        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        self.meter_provider = MeterProvider([self.metrics], exemplar_filter=AlwaysOnExemplarFilter())
-        self.logger_provider = LoggerProvider()
-        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
-        self.instrumentor = SanicInstrumentor()
-
-    def instrument(self, settings: InstrumentorSettings | None = None) -> None:
-        """Instrument Sanic with these providers."""
-        self.instrumentor.instrument(
-            tracer_provider=self.tracer_provider,
-            meter_provider=self.meter_provider,
-            logger_provider=self.logger_provider,
-            settings=settings,
-        )
-
-    def close(self) -> None:
-        """Undo it, and shut the providers down."""
-        if self.instrumentor.is_instrumented_by_opentelemetry:
-            self.instrumentor.uninstrument()
-        self.tracer_provider.shutdown()
-        self.meter_provider.shutdown()
-        self.logger_provider.shutdown()
+    def __init__(self) -> None:
+        super().__init__(SanicInstrumentor())
 
     @property
     def servers(self) -> list[ReadableSpan]:
         """The SERVER spans that have ended."""
-        return [span for span in self.spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+        return self.ended(SpanKind.SERVER)
 
     async def server(self) -> ReadableSpan:
         """Wait for the one SERVER span and check that metric and span say the same."""
@@ -93,10 +62,8 @@ class Telemetry:
         (span,) = self.servers
         (point,) = self.points()
         self.point = point
-        assert span.end_time is not None
-        assert span.start_time is not None
         assert point.count == 1
-        assert point.sum == pytest.approx((span.end_time - span.start_time) / 1e9, abs=1e-6)
+        assert point.sum == pytest.approx(seconds_of(span), abs=1e-6)
         for name in (semconv.ERROR_TYPE, semconv.HTTP_RESPONSE_STATUS_CODE, semconv.HTTP_ROUTE):
             assert attributes(point).get(name) == attributes(span).get(name)
         assert (semconv.ERROR_TYPE in attributes(span)) is (span.status.status_code is StatusCode.ERROR)
@@ -105,27 +72,21 @@ class Telemetry:
 
     def points(self) -> list[HistogramDataPoint]:
         """Collect, and return the points of the one metric there is."""
-        (metric,) = self._metrics()
+        (metric,) = self.collected()
         assert metric.name == semconv.HTTP_SERVER_DURATION
         assert metric.unit == "s"
         return list(metric.data.data_points)  # type: ignore[arg-type]
 
-    def _metrics(self) -> list[Metric]:
-        data = self.metrics.get_metrics_data()
-        resources = data.resource_metrics if data is not None else ()
-        return [metric for of in resources for scope in of.scope_metrics for metric in scope.metrics]
-
     @property
     def silent(self) -> bool:
         """Whether there is neither span, metric nor log record."""
-        return not (self.spans.get_finished_spans() or self._metrics() or self.logs.get_finished_logs())
+        return not (self.spans.get_finished_spans() or self.collected() or self.records())
 
     def exceptions(self) -> list[tuple[str | None, Any, int]]:
         """Return event name, exception type and span of each exception record."""
-        records = [entry.log_record for entry in self.logs.get_finished_logs()]
         return [
-            (record.event_name, (record.attributes or {})[semconv.EXCEPTION_TYPE], record.span_id or 0)
-            for record in records
+            (record.event_name, attributes(record)[semconv.EXCEPTION_TYPE], record.span_id or 0)
+            for record in self.records()
         ]
 
 
@@ -146,23 +107,11 @@ def instrumented(telemetry: Telemetry) -> Telemetry:
     return telemetry
 
 
-def attributes(of: Any) -> dict[str, Any]:
-    """Return the attributes of a span or point as a dict."""
-    return dict(of.attributes or {})
-
-
 def span_id(span: ReadableSpan) -> int:
     """Return a span's id."""
     context = span.get_span_context()
     assert context is not None
     return context.span_id
-
-
-async def until(ready: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(seconds):
-        while not ready():
-            await asyncio.sleep(0.005)
 
 
 def create_app(**settings: Any) -> App:
@@ -623,6 +572,62 @@ async def test_a_timeout_after_the_first_byte(instrumented: Telemetry) -> None:
 
     assert attributes(span)["http.response.status_code"] == 200
     assert attributes(span)["error.type"] == "sanic.exceptions.ServiceUnavailable"
+
+
+async def test_a_server_that_cuts_a_response_and_says_why(instrumented: Telemetry) -> None:
+    """Where a connection is aborted with a reason kept beside it, that is the error and not a leaving client."""
+    app = create_app()
+
+    @app.get("/slow")
+    async def slow(request: Request) -> HTTPResponse:
+        response = await request.respond()
+        await response.send("first")
+        stream: Any = request.stream
+        stream.exception = sanic.exceptions.ServiceUnavailable("the server stops")
+        stream.protocol.transport.abort()
+        return await _wait(request)
+
+    with suppress(httpx.RemoteProtocolError, httpx.ReadError):
+        await fetch(app, "/slow")
+    span = await instrumented.server()
+
+    assert attributes(span)["http.response.status_code"] == 200
+    assert attributes(span)["error.type"] == "sanic.exceptions.ServiceUnavailable"
+
+
+async def test_malformed_trace_context_costs_no_record_and_few_lines(
+    instrumented: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request is recorded below a good parent whatever comes beside it, and the log is not the caller's to fill."""
+    junk = (
+        b"baggage: \xff\xfe=\xff," + b"hush," * 100 + b"\r\n"
+        b"tracestate: \xff\r\n"
+        b"traceparent: " + _PARENT.encode() + b"\r\n"
+    )
+    async with serving(create_app()) as port:
+        for _ in range(3):
+            await send(port, b"GET /other HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + junk + b"\r\n")
+        await until(lambda: len(instrumented.servers) == 3)
+
+    assert {format(span.parent.span_id, "016x") for span in instrumented.servers if span.parent} == {_PARENT[36:52]}
+    assert len(caplog.records) <= 1
+    assert "hush" not in caplog.text
+
+
+async def test_a_propagator_that_fails_costs_the_parent_only(telemetry: Telemetry) -> None:
+    """The request is recorded as a root."""
+
+    def extract(*_: object) -> Context:
+        raise ValueError("broken")
+
+    telemetry.instrument()
+    hooks = telemetry.instrumentor._hooks
+    assert hooks is not None
+    hooks._extract = extract
+    await fetch(create_app(), "/other", headers={"traceparent": _PARENT})
+    span = await telemetry.server()
+
+    assert span.parent is None
 
 
 async def test_a_server_that_aborts_does_not_blame_the_client(instrumented: Telemetry) -> None:

@@ -11,10 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-
-pytest.importorskip("grpc_status", reason="the example shop needs grpcio-status")
 
 SHOP = Path(__file__).resolve().parent.parent / "examples" / "shop"
 OWN = sorted(file for file in SHOP.glob("*.py") if "_pb2" not in file.name)
@@ -40,7 +37,6 @@ def test_the_shop_stays_small() -> None:
 
 def test_the_generated_code_matches_the_proto(tmp_path: Path) -> None:
     """What `stock_pb2.py` describes is what `stock.proto` says, by today's compiler."""
-    pytest.importorskip("grpc_tools")
     compiled = tmp_path / "stock.bin"
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{SHOP}", f"--descriptor_set_out={compiled}", "stock.proto"]
     subprocess.run(protoc, check=True)

@@ -24,6 +24,7 @@ import sanic
 import websockets
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.sanic import SanicInstrumentor as OtherInstrumentor
 from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
@@ -872,8 +873,7 @@ async def test_a_subclass_with_its_own_handling(instrumented: Telemetry) -> None
 
 async def test_ours_stands_down_for_one_that_is_on(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
     """Beside an instrumentor that has come first, ours records nothing and says so in one line."""
-    others = pytest.importorskip("opentelemetry.instrumentation.sanic")
-    other = others.SanicInstrumentor()
+    other = OtherInstrumentor()
     other.instrument()
     try:
         with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
@@ -1123,8 +1123,6 @@ async def test_ways_to_serve(
     tmp_path: Path, order: str, run: str, command: tuple[str, ...], stream: str, touched: str
 ) -> None:
     """However an app is served, and whether it is recompiled at start or not, its requests are recorded once."""
-    if command is _ASGI:
-        pytest.importorskip("uvicorn")
     with running(tmp_path, order, run, command) as (port, target):
         async with httpx.AsyncClient() as client:
             base = f"http://127.0.0.1:{port}"

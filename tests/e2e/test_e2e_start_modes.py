@@ -571,3 +571,34 @@ async def test_malformed_settings_are_named_and_replaced(
     assert [span.name for span in telemetry.spans].count(HTTP_SPAN) == 1
     assert "Traceback" not in server.child.text()
     assert "hush" not in server.child.text()
+
+
+async def test_services_alone_share_a_trace_and_keep_their_names(tmp_path: Path) -> None:
+    """Two processes with one service each, as they are deployed: one trace across both, each under its own name."""
+    async with _observed(tmp_path) as (telemetry, collector):
+        named = exporting(collector) | {"OTEL_SERVICE_NAME": "rsketch-grpc"}
+        async with starting(_alone("grpc"), tmp_path, named) as behind:
+            target = await behind.written(r"grpc://(127\.0\.0\.1:\d+)")
+            named |= {"OTEL_SERVICE_NAME": "rsketch-http", "RSKETCH_HTTP_GRPC_TARGET": target[1]}
+            async with starting(_alone("http"), tmp_path, named) as front:
+                url = await front.written(r"(http://127\.0\.0\.1:\d+)$")
+                async with httpx.AsyncClient(base_url=url[1], trust_env=False) as client:
+                    answer = await client.get("/api/v1/hello?name=ada")
+                statuses = [await front.stop(), await behind.stop()]
+        await collector.drain()
+    spans = {span.kind + span.name: span for span in telemetry.spans}
+    front_span, call, behind_span = (
+        spans[name] for name in (f"SERVER{HTTP_SPAN}", f"CLIENT{RPC_SPAN}", f"SERVER{RPC_SPAN}")
+    )
+
+    assert (answer.json(), statuses) == ({"message": "Hello, ada!"}, [0, 0])
+    assert (front_span.span_id, call.span_id) == (call.parent_span_id, behind_span.parent_span_id)
+    assert {(span.name, span.kind, span.resource.attributes["service.name"]) for span in telemetry.spans} == {
+        (HTTP_SPAN, "SERVER", "rsketch-http"),
+        (RPC_SPAN, "CLIENT", "rsketch-http"),
+        (RPC_SPAN, "SERVER", "rsketch-grpc"),
+    }
+
+
+def _alone(service: str) -> StartMode:
+    return StartMode(f"{service}-alone", (*INSTRUMENTED.argv, service))

@@ -38,5 +38,7 @@ def test_the_common_fields_agree(member: Member) -> None:
 @_EACH
 def test_the_history_tells_of_the_version(member: Member) -> None:
     """A version that is in a pyproject.toml is described in the CHANGELOG.md beside it."""
-    lines = (ROOT / member.folder / "CHANGELOG.md").read_text().splitlines()
+    text = (ROOT / member.folder / "CHANGELOG.md").read_text()
+    assert f"`{member.tag.removesuffix(member.version)}<version>`" in text
+    lines = text.splitlines()
     assert any(line.startswith("## ") and member.version in line for line in lines)

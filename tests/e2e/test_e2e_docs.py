@@ -12,7 +12,7 @@ from harness.server import MODULE, serving
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "opentelemetry.md"
 COMMANDS = [block.strip() for block in re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)]
-SERVERS = [command for command in COMMANDS if " server" in command]
+SERVERS = [command for command in COMMANDS if re.search(r"[ :]server\b", command)]
 CALLS = [command for command in COMMANDS if command.startswith("rsketch hello")]
 FREE_PORTS = {"RSKETCH_HTTP_PORT": "0", "RSKETCH_GRPC_PORT": "0"}
 
@@ -21,6 +21,16 @@ def test_every_command_of_the_page_is_run_by_a_test() -> None:
     """No command is left out because no test below knows its kind."""
     assert sorted(COMMANDS) == sorted(SERVERS + CALLS)
     assert len(COMMANDS) >= 8
+
+
+def _package_sources() -> dict[str, str]:
+    """Return what this machine says of where packages come from: an environment may have to be made first."""
+    kept = ("HOME", "PIP_", "SSL_", "UV_", "http_proxy", "https_proxy", "no_proxy")
+    return {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 - the machine's, which no test can know
+        if name.startswith(kept) and not name.endswith("CONSTRAINT")
+    }
 
 
 async def _stop(child: Child) -> None:
@@ -32,8 +42,9 @@ async def _stop(child: Child) -> None:
 @pytest.mark.parametrize("command", SERVERS)
 async def test_a_server_command_serves(command: str, tmp_path: Path) -> None:
     """It says where it listens, and Ctrl-C leaves nothing behind."""
-    environ = clean_environ(tmp_path, FREE_PORTS)
-    folder = ROOT if command.startswith("./") else tmp_path
+    checkout = command.startswith("./")
+    environ = clean_environ(tmp_path, FREE_PORTS | (_package_sources() if checkout else {}))
+    folder = ROOT if checkout else tmp_path
     async with running(
         ["sh", "-c", f"exec {command}" if "=" not in command else command], environ=environ, folder=folder
     ) as child:

@@ -1,10 +1,13 @@
 import io
 import time
+from contextlib import redirect_stdout
 from typing import TextIO
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status, StatusCode
+from rsketch_telemetry import Telemetry
 from rsketch_telemetry.console import SpanTree
+from rsketch_telemetry.sdk import create_providers
 
 
 class _Broken(io.StringIO):
@@ -40,6 +43,19 @@ def test_a_trace_is_a_tree() -> None:
         (2, "GET"), (4, "first"), (6, "inner"), (4, "second")
     ]  # fmt: skip
     assert [line.endswith("ERROR") for line in lines[1:]] == [False, False, False, True]
+
+
+def test_without_a_stream_it_is_what_stdout_is_by_then() -> None:
+    """A program that has replaced stdout since the import gets its spans there."""
+    exporters = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER")
+    providers = create_providers(dict.fromkeys(exporters, "none"), {}, [])
+    telemetry, stream = Telemetry(providers), io.StringIO()
+    with redirect_stdout(stream):
+        telemetry.show_spans()
+    providers.tracers.get_tracer("test").start_span("work").end()
+    telemetry.shutdown()
+
+    assert "work" in stream.getvalue()
 
 
 def test_a_terminal_cannot_be_written_to_by_a_span_name() -> None:

@@ -554,6 +554,20 @@ async def test_excluded_service_has_no_telemetry() -> None:
     assert "traceparent" not in dict(till.metadata)
 
 
+async def test_settings_are_the_environment_s_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called from code without settings, the instrumentor leaves out the services that the operator excludes."""
+    monkeypatch.setenv("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", SERVICE)
+    telemetry = Telemetry()
+    telemetry.instrument()
+    try:
+        async with connected() as (_, channel):
+            await _pay(channel)
+    finally:
+        telemetry.close()
+
+    assert telemetry.clients() == []
+
+
 async def test_suppressed_call_has_no_telemetry(telemetry: Telemetry) -> None:
     """A call made with instrumentation suppressed, as an exporter does, is not recorded."""
     async with connected() as (till, channel):
@@ -638,7 +652,7 @@ async def test_malformed_method_is_other(telemetry: Telemetry) -> None:
 async def test_contrib_interceptors_make_us_stand_down(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
     """A channel with contrib's interceptors is left to them, and one line says so."""
     contrib = TracerProvider()
-    with caplog.at_level(logging.INFO, "rsketch_telemetry"):
+    with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
         interceptors = aio_client_interceptors(tracer_provider=contrib)  # type: ignore[no-untyped-call] # contrib's
         async with connected(interceptors=interceptors) as (_, channel):
             await _pay(channel)
@@ -646,7 +660,7 @@ async def test_contrib_interceptors_make_us_stand_down(telemetry: Telemetry, cap
 
     assert telemetry.clients() == []
     assert [record.message for record in caplog.records if record.name == "rsketch_telemetry"] == [
-        "GrpcAioClientInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
+        "telemetry: GrpcAioClientInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
     ]
 
 
@@ -655,12 +669,12 @@ def test_active_contrib_instrumentor_makes_us_stand_down(caplog: pytest.LogCaptu
     contrib, telemetry = GrpcAioInstrumentorClient(), Telemetry()  # type: ignore[no-untyped-call] # contrib's
     contrib.instrument(tracer_provider=telemetry.tracer_provider)
     try:
-        with caplog.at_level(logging.INFO, "rsketch_telemetry"):
+        with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
             telemetry.instrument()
     finally:
         contrib.uninstrument()
         telemetry.close()
 
     assert [record.message for record in caplog.records if record.name == "rsketch_telemetry"] == [
-        "GrpcAioClientInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
+        "telemetry: GrpcAioClientInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
     ]

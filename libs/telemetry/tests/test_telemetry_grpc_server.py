@@ -657,6 +657,22 @@ async def test_excluded_service_has_no_telemetry() -> None:
     assert attributes(span)["rpc.method_original"] == "shop.v1.Other/Pay"
 
 
+async def test_settings_are_the_environment_s_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called from code without settings, the instrumentor leaves out the services that the operator excludes."""
+    monkeypatch.setenv("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", SERVICE)
+    telemetry = Telemetry()
+    telemetry.instrument()
+    try:
+        async with serving({"Pay": grpc.unary_unary_rpc_method_handler(echo)}) as channel:
+            assert await channel.unary_unary(path("Pay"))(b"5") == b"5"
+            await status_of(channel.unary_unary(path("Pay", "shop.v1.Other"))(b""))
+            span = await telemetry.server()
+    finally:
+        telemetry.close()
+
+    assert attributes(span)["rpc.method_original"] == "shop.v1.Other/Pay"
+
+
 async def test_suppressed_server_has_no_telemetry(telemetry: Telemetry) -> None:
     """A server started with instrumentation suppressed records nothing."""
     with suppress_instrumentation():
@@ -707,7 +723,7 @@ async def test_uninstrument_restores_and_silences() -> None:
 async def test_contrib_interceptor_makes_us_stand_down(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
     """A server with contrib's interceptor is left to it, and one line says so, however many servers there are."""
     contrib = TracerProvider()
-    with caplog.at_level(logging.INFO, "rsketch_telemetry"):
+    with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
         for _ in range(2):
             interceptor = aio_server_interceptor(tracer_provider=contrib)  # type: ignore[no-untyped-call] # contrib's
             handlers: dict[str, Handler] = {"Pay": grpc.unary_unary_rpc_method_handler(echo)}
@@ -716,7 +732,7 @@ async def test_contrib_interceptor_makes_us_stand_down(telemetry: Telemetry, cap
 
     assert telemetry.servers() == []
     assert [record.message for record in caplog.records if record.name == "rsketch_telemetry"] == [
-        "GrpcAioServerInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
+        "telemetry: GrpcAioServerInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
     ]
 
 
@@ -727,7 +743,7 @@ async def test_active_contrib_instrumentor_makes_us_stand_down(caplog: pytest.Lo
     contrib, telemetry = GrpcAioInstrumentorServer(), Telemetry()  # type: ignore[no-untyped-call] # contrib's
     contrib.instrument(tracer_provider=telemetry.tracer_provider)
     try:
-        with caplog.at_level(logging.INFO, "rsketch_telemetry"):
+        with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
             telemetry.instrument()
         assert concrete.__init__ is before
     finally:
@@ -735,7 +751,7 @@ async def test_active_contrib_instrumentor_makes_us_stand_down(caplog: pytest.Lo
         telemetry.close()
 
     assert [record.message for record in caplog.records if record.name == "rsketch_telemetry"] == [
-        "GrpcAioServerInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
+        "telemetry: GrpcAioServerInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
     ]
 
 

@@ -9,14 +9,15 @@ from opentelemetry import trace
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
-from rsketch_telemetry import logs
+from rsketch_telemetry import Telemetry, logs
+from rsketch_telemetry.sdk import create_providers
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
 
 
 @contextmanager
 def _exported() -> Iterator[InMemoryLogRecordExporter]:
-    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK's
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     logs.install(provider)
@@ -36,7 +37,7 @@ def _logging_as_before() -> Iterator[None]:
     root.setLevel(level)
     for logger in enabled:
         # By default dictConfig switches off every logger that it does not name.
-        logger.disabled = False  # type: ignore[union-attr]
+        logger.disabled = False  # type: ignore[union-attr]  # not a placeholder
 
 
 def _bodies(exporter: InMemoryLogRecordExporter) -> list[object]:
@@ -46,6 +47,18 @@ def _bodies(exporter: InMemoryLogRecordExporter) -> list[object]:
 def _only(exporter: InMemoryLogRecordExporter) -> ReadableLogRecord:
     (record,) = exporter.get_finished_logs()
     return record
+
+
+def test_logging_can_be_detached(caplog: pytest.LogCaptureFixture) -> None:
+    """No record is exported from then on; the program's own handlers get it as before."""
+    telemetry = Telemetry(create_providers({"OTEL_TRACES_EXPORTER": "none"}, {}, []))
+    with _exported() as exporter:
+        telemetry.detach_logging()
+        logging.getLogger("shop").warning("sold")
+    telemetry.shutdown()
+
+    assert _bodies(exporter) == []
+    assert caplog.messages == ["sold"]
 
 
 def test_a_record_is_exported_with_its_span_and_extras() -> None:

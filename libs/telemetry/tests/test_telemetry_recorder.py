@@ -8,7 +8,8 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from recording import Recording, attributes, seconds_of
-from rsketch_telemetry import access, semconv
+from rsketch_telemetry import Telemetry, access, semconv
+from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
 from rsketch_telemetry.recorder import SdkRecorder, guarded
 
@@ -171,6 +172,21 @@ def test_a_failing_processor_reaches_no_caller(at_start: bool, caplog: pytest.Lo
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_a_failure_that_repeats_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The one line has the traceback of the first failure, unless it is no defect, and the level asked for."""
+    defect, notice = Once("failed"), Once("noticed", level=logging.WARNING, traceback=False)
+    for text in ("first", "second"):
+        try:
+            int(text)
+        except ValueError:
+            defect()
+            notice()
+
+    lines = [(record.levelname, record.getMessage(), bool(record.exc_info)) for record in caplog.records]
+    assert lines == [("ERROR", "failed", True), ("WARNING", "noticed", False)]
+    assert "'first'" in caplog.text
+
+
 def test_access_lines_are_off_until_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     """An application's log gets no line of ours unless it sets the logger's level."""
     caplog.set_level(logging.INFO)
@@ -206,6 +222,30 @@ def test_access_lines_of_failures_remain_at_level_warning(caplog: pytest.LogCapt
     assert [record.getMessage().split()[-3] for record in caplog.records] == ["503", "INTERNAL"]
 
 
+@pytest.mark.parametrize(
+    ("level", "on", "shown"),
+    [
+        (logging.INFO, True, ["INFO", "WARNING"]),
+        (logging.WARNING, False, ["WARNING"]),
+        (logging.ERROR, False, []),
+    ],
+)
+def test_access_lines_begin_at_the_level_given(
+    level: int, on: bool, shown: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """`log_access` shows every call, those that failed, or none; `access_log` tells and switches the first."""
+    # Sees to it that the level is restored.
+    caplog.set_level(logging.INFO, access.LOGGER_NAME)
+    telemetry, recorder = Telemetry(None), _Recorded().recorder
+    telemetry.log_access(level)
+    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
+    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
+    assert ([record.levelname for record in caplog.records], telemetry.access_log) == (shown, on)
+
+    telemetry.access_log = not on
+    assert telemetry.access_log is not on
+
+
 def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     """Control characters in a path are escaped in the access line."""
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
@@ -227,4 +267,4 @@ async def test_calls_in_parallel_do_not_mix() -> None:
     await asyncio.gather(serve(200), serve(404))
     spans = recorded.spans.get_finished_spans()
 
-    assert sorted((span.attributes or {})["http.response.status_code"] for span in spans) == [200, 404]  # type: ignore[type-var]
+    assert {(span.attributes or {})["http.response.status_code"] for span in spans} == {200, 404}

@@ -76,7 +76,7 @@ class Telemetry(Instrumented[SanicInstrumentor]):
         (metric,) = self.collected()
         assert metric.name == semconv.HTTP_SERVER_DURATION
         assert metric.unit == "s"
-        return list(metric.data.data_points)  # type: ignore[arg-type]
+        return list(metric.data.data_points)  # type: ignore[arg-type]  # it is a histogram
 
     @property
     def silent(self) -> bool:
@@ -821,6 +821,24 @@ async def test_settings_are_used(telemetry: Telemetry) -> None:
     assert attributes(span)["url.query"] == "page=2&token=REDACTED"
 
 
+async def test_settings_are_the_environment_s_by_default(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called from code without settings, the instrumentor heeds what the operator has set; given settings win."""
+    monkeypatch.setenv("OTEL_PYTHON_SANIC_EXCLUDED_URLS", "^/quiet")
+    monkeypatch.setenv("RSKETCH_TELEMETRY_QUERY_KEYS", "page")
+    telemetry.instrument()
+    await fetch(create_app(), "/quiet")
+    assert telemetry.silent
+
+    await fetch(create_app(), "/?page=2&token=x")
+    span = await telemetry.server()
+    assert attributes(span)["url.query"] == "page=2&token=REDACTED"
+
+    telemetry.instrumentor.uninstrument()
+    telemetry.instrument(InstrumentorSettings())
+    await fetch(create_app(), "/quiet")
+    await until(lambda: len(telemetry.servers) == 2)
+
+
 async def test_an_app_that_serves_already(telemetry: Telemetry) -> None:
     """Instrumenting and its undoing reach a server that runs, and leave Sanic's classes as they were."""
     before = {
@@ -885,7 +903,7 @@ async def test_ours_stands_down_for_one_that_is_on(telemetry: Telemetry, caplog:
     assert answer.status_code == 404
     assert telemetry.silent
     assert [record.getMessage() for record in caplog.records if record.name == "rsketch_telemetry"] == [
-        "Sanic is already instrumented by opentelemetry-instrumentation-sanic: rsketch stands down"
+        "telemetry: SanicInstrumentor stands down: opentelemetry-instrumentation-sanic is active"
     ]
 
 

@@ -17,8 +17,7 @@ from typing import Self
 import rsketch_telemetry
 import uvloop
 from rsketch_telemetry import Telemetry
-from rsketch_telemetry.access import LOGGER_NAME
-from rsketch_telemetry.logs import formatter, uninstall
+from rsketch_telemetry.logs import formatter
 
 from rsketch import banner, catalog, identity, logs, ports, settings
 from rsketch.errors import ServiceError, UsageError
@@ -108,6 +107,8 @@ def _run(
             _announce(config.logs, facts)
 
         if options.workers > 1 and link is None:
+            # A record that it exported would start an exporter; whoever serves nothing exports nothing.
+            telemetry.detach_logging()
             _supervise(plan, [*_start(argv), "server", *plan.services], options, stop, announce)
         else:
             _serve(plan, telemetry, options, stop, (lambda _: link.ready()) if link else announce)
@@ -137,11 +138,10 @@ def _telemetry(config: ServerConfig, environ: Mapping[str, str], names: Sequence
 
 
 def _serve(plan: _Plan, telemetry: Telemetry, options: Namespace, stop: Stop, on_all: _Opened) -> None:
-    telemetry.access_log = True
-    # It has a level of its own, to which RSKETCH_LOG_LEVEL would otherwise mean nothing.
-    logging.getLogger(LOGGER_NAME).setLevel(max(logging.INFO, logging.getLogger().level))
+    # They have a level of their own, to which RSKETCH_LOG_LEVEL would otherwise mean nothing.
+    telemetry.log_access(max(logging.INFO, logging.getLogger().level))
     if options.console:
-        telemetry.show_spans(sys.stdout)
+        telemetry.show_spans()
     if not settings.boolean(plan.environ, REUSE_PORT, default=False):
         ports.check(plan.services, plan.wanted)
     # After all that may refuse the start: its line is then the only one.
@@ -150,8 +150,6 @@ def _serve(plan: _Plan, telemetry: Telemetry, options: Namespace, stop: Stop, on
 
 
 def _supervise(plan: _Plan, command: Sequence[str], options: Namespace, stop: Stop, on_all: _Opened) -> None:
-    # A record that it exported would start an exporter; whoever serves nothing exports nothing.
-    uninstall()
     with ports.held(plan.services, plan.wanted) as addresses:
         resolved = {plan.services[name].port_setting: str(address.port) for name, address in addresses.items()}
         supervisor = Supervisor(

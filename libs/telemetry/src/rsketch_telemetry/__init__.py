@@ -1,6 +1,5 @@
 """OpenTelemetry traces, metrics and logs for Sanic and grpc.aio; see the README for the first ten lines."""
 
-from rsketch_telemetry.errors import TelemetryError
 from rsketch_telemetry.telemetry import Exported, Summary, Telemetry, configure, current, instrument
 from rsketch_telemetry.version import __version__
 
@@ -8,7 +7,6 @@ __all__ = [
     "Exported",
     "Summary",
     "Telemetry",
-    "TelemetryError",
     "__version__",
     "configure",
     "current",

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 
+from rsketch_telemetry._once import Once
+
 __all__ = ["Metadata", "Propagation", "merged"]
 
 Metadata = Sequence[tuple[str, str | bytes]]
-
-_log = logging.getLogger("rsketch_telemetry")
 
 
 class _MetadataGetter(Getter[Metadata]):
@@ -35,7 +35,7 @@ class Propagation:
     """The global propagator, looked up at each call: an application may set another one at any time."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self._failed = Once("trace context could not be propagated over gRPC; this is said once", level=logging.WARNING)
         try:
             # Imported here because a propagator that does not exist (OTEL_PROPAGATORS) makes the very import fail.
             from opentelemetry.propagate import get_global_textmap
@@ -66,11 +66,6 @@ class Propagation:
         except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
             self._failed()
         return {name.lower(): value for name, value in carrier.items() if _sendable(value)}
-
-    def _failed(self) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            _log.warning("trace context could not be propagated over gRPC; this is said once", exc_info=True)
 
 
 def merged(metadata: Iterable[tuple[str, str | bytes]], entries: dict[str, str]) -> list[tuple[str, str | bytes]]:

@@ -9,7 +9,6 @@ Lifecycle signals are not used: under ASGI most of them are never dispatched.
 
 import asyncio
 import functools
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from sanic.request import Request
 from sanic.touchup import TouchUp
 
 from rsketch_telemetry import _sanic_request
+from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import HttpOutcome, error_name
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import Call, Recorder
@@ -34,8 +34,6 @@ __all__ = ["CLIENT_DISCONNECTED", "SanicHooks"]
 
 CLIENT_DISCONNECTED = "client_disconnected"
 """`error.type` of a request whose client left before it had the whole response."""
-
-_log = logging.getLogger("rsketch_telemetry")
 
 _App = Sanic[Any, Any]
 _HandleRequest = Callable[[_App, Request], Awaitable[None]]
@@ -55,7 +53,7 @@ class SanicHooks:
         self._settings = settings
         self._extract = extract
         self._active = False
-        self._failed_once = False
+        self._failed = Once("a Sanic request could not be recorded; this is said once")
         self._served: dict[int, _Served] = {}
         self._touch_up = _Patch(TouchUp, "run", self._around_touch_up)
         self._methods = (
@@ -183,11 +181,6 @@ class SanicHooks:
             act(argument)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
-
-    def _failed(self) -> None:
-        if not self._failed_once:
-            self._failed_once = True
-            _log.exception("a Sanic request could not be recorded; this is said once")
 
 
 class _Served:

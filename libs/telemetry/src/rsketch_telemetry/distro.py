@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.instrumentation.auto_instrumentation import initialize
-from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]
+from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]  # its module is untyped
 from opentelemetry.util._importlib_metadata import EntryPoint, entry_points
 
 from rsketch_telemetry import environment

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # it is untyped
 
+from rsketch_telemetry import environment
 from rsketch_telemetry._caller_context import quiet_propagators
+from rsketch_telemetry._once import Once
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import SdkRecorder, guarded
 
@@ -24,15 +26,13 @@ __all__ = ["GrpcAioClientInstrumentor", "GrpcAioServerInstrumentor"]
 
 _SCOPE = "rsketch_telemetry.grpc"
 
-_log = logging.getLogger("rsketch_telemetry")
-
 
 class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
     """
     What both have in common.
 
     `instrument()` takes `tracer_provider`, `meter_provider` and `logger_provider` (the global ones otherwise) and
-    `settings`, an `InstrumentorSettings`.
+    `settings`, an `InstrumentorSettings` (that of the process environment otherwise).
     """
 
     _contrib = ""
@@ -51,7 +51,8 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
         from rsketch_telemetry._grpc_internals import Patches, contrib_is_active
         from rsketch_telemetry._grpc_watch import Watch
 
-        stood_down = _said_once(f"{type(self).__name__} stands down: opentelemetry-instrumentation-grpc is active")
+        line = f"telemetry: {type(self).__name__} stands down: opentelemetry-instrumentation-grpc is active"
+        stood_down = Once(line, level=logging.WARNING, traceback=False)
         if contrib_is_active(self._contrib):
             stood_down()
             return
@@ -62,7 +63,8 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
             meter_provider=kwargs.get("meter_provider"),
             logger_provider=kwargs.get("logger_provider"),
         )
-        watch, patches = Watch(guarded(recorder), kwargs.get("settings") or InstrumentorSettings()), Patches()
+        settings = kwargs.get("settings") or InstrumentorSettings.from_env(environment.process_environ())
+        watch, patches = Watch(guarded(recorder), settings), Patches()
         self._patch(watch, patches, stood_down)
         self._active = watch, patches
 
@@ -94,14 +96,3 @@ class GrpcAioClientInstrumentor(_Instrumentor):
         from rsketch_telemetry._grpc_client import patch_client
 
         patch_client(watch, patches, stood_down)
-
-
-def _said_once(message: str) -> Callable[[], None]:
-    """Return a function that logs *message* when it is first called."""
-    pending = [message]
-
-    def say() -> None:
-        if pending:
-            _log.info("%s", pending.pop())
-
-    return say

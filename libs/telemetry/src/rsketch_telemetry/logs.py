@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -21,9 +21,7 @@ from rsketch_telemetry.facts import error_name
 from rsketch_telemetry.pipeline import SUPPRESSED
 from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
 
-__all__ = ["FORMATS", "OtlpHandler", "formatter", "install", "uninstall"]
-
-FORMATS: Final = ("text", "json")
+__all__ = ["OtlpHandler", "formatter", "install", "uninstall"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NESTED = 3
@@ -178,7 +176,7 @@ def install(loggers: LoggerProvider) -> None:
         if (call_handlers, before) in _installed:
             handler.handle(record)
 
-    logging.Logger.callHandlers = call_handlers  # type: ignore[assignment, method-assign]
+    logging.Logger.callHandlers = call_handlers  # type: ignore[assignment, method-assign]  # the hook
     _installed.append((call_handlers, before))
 
 
@@ -187,4 +185,4 @@ def uninstall() -> None:
     while _installed:
         ours, before = _installed.pop()
         if logging.Logger.callHandlers is ours:
-            logging.Logger.callHandlers = before  # type: ignore[method-assign, assignment]
+            logging.Logger.callHandlers = before  # type: ignore[assignment, method-assign]  # the hook

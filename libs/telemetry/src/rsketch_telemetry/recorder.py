@@ -4,7 +4,6 @@ The seam between instrumentors and telemetry: facts of a call go in, a span, a d
 Two rules hold for every recorder: the metric's value is the span's duration, and no failure in here reaches a caller.
 """
 
-import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -17,13 +16,12 @@ from opentelemetry.metrics import Histogram, MeterProvider, get_meter_provider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from rsketch_telemetry import access, semconv
+from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome, error_name
 from rsketch_telemetry.redaction import as_text, scrub
 from rsketch_telemetry.version import __version__
 
 __all__ = ["Call", "Recorder", "SdkRecorder", "guarded"]
-
-_log = logging.getLogger("rsketch_telemetry")
 
 Outcome = TypeVar("Outcome", contravariant=True)
 
@@ -244,7 +242,8 @@ def guarded(recorder: Recorder) -> Recorder:
 class _Guarded:
     def __init__(self, inner: Recorder) -> None:
         self._inner = inner
-        self._failures = 0
+        # A defect, of ours or of a span processor.
+        self._failed = Once("a call could not be recorded; this is said once")
 
     def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
         return self._start(lambda: self._inner.http_server(request, parent), parent)
@@ -257,16 +256,10 @@ class _Guarded:
 
     def _start(self, start: Callable[[], Call[Outcome]], parent: Context) -> Call[Outcome]:
         try:
-            return _GuardedCall(start(), self.failed)
+            return _GuardedCall(start(), self._failed)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-            self.failed()
+            self._failed()
             return _Unrecorded(parent)
-
-    def failed(self) -> None:
-        """Count a failure and log the first, with its traceback: it is a defect, of ours or of a span processor."""
-        self._failures += 1
-        if self._failures == 1:
-            _log.exception("a call could not be recorded; this is said once")
 
 
 class _GuardedCall(Call[Outcome]):

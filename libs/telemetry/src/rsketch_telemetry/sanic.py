@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
+from rsketch_telemetry import environment
 from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import SdkRecorder, guarded
@@ -54,10 +55,10 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
 
         Args:
             tracer_provider: None for the global one; so for the other providers.
-            settings: None for the defaults, by which health endpoints are excluded.
+            settings: None for those of the process environment, by which health endpoints are excluded.
         """
         if _other_instrumentor():
-            _log.warning("Sanic is already instrumented by opentelemetry-instrumentation-sanic: rsketch stands down")
+            _log.warning("telemetry: SanicInstrumentor stands down: opentelemetry-instrumentation-sanic is active")
             return
         from rsketch_telemetry._sanic_hooks import SanicHooks
 
@@ -68,7 +69,8 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
             meter_provider=meter_provider,
             logger_provider=logger_provider,
         )
-        self._hooks = SanicHooks(guarded(recorder), settings or InstrumentorSettings(), _extract())
+        given = settings or InstrumentorSettings.from_env(environment.process_environ())
+        self._hooks = SanicHooks(guarded(recorder), given, _extract())
         self._hooks.install()
 
     def _uninstrument(self, **_: Any) -> None:

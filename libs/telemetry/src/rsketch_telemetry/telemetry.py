@@ -99,14 +99,25 @@ class Telemetry:
 
     @access_log.setter
     def access_log(self, on: bool) -> None:
-        logging.getLogger(access.LOGGER_NAME).setLevel(logging.INFO if on else access.OFF)
+        self.log_access(logging.INFO if on else access.OFF)
 
-    def show_spans(self, stream: TextIO = sys.stdout) -> None:
-        """Write each finished trace of this process to *stream* as a tree, one line a span."""
+    def log_access(self, level: int = logging.INFO) -> None:
+        """Log the access lines of *level* and above: INFO for every call served, WARNING for those that failed."""
+        logging.getLogger(access.LOGGER_NAME).setLevel(level)
+
+    def detach_logging(self) -> None:
+        """Export none of the program's log records from now on; its own handlers get them as before."""
+        if self._providers is not None:
+            from rsketch_telemetry import logs
+
+            logs.uninstall()
+
+    def show_spans(self, stream: TextIO | None = None) -> None:
+        """Write each finished trace of this process to *stream*, None for stdout, as a tree, one line a span."""
         if self._providers is not None:
             from rsketch_telemetry.console import SpanTree
 
-            self._providers.tracers.add_span_processor(SpanTree(stream))
+            self._providers.tracers.add_span_processor(SpanTree(sys.stdout if stream is None else stream))
 
     def start(self) -> None:
         """Start exporting now rather than with the first item, so that metrics go out at their interval."""

@@ -517,6 +517,7 @@ MALFORMED = {
     "OTEL_METRIC_EXPORT_INTERVAL": "never",
     "OTEL_METRIC_EXPORT_TIMEOUT": "-1",
     "OTEL_PYTHON_ID_GENERATOR": "dice",
+    "OTEL_PYTHON_SANIC_EXCLUDED_URLS": "[",
     "OTEL_RESOURCE_ATTRIBUTES": "nonsense",
     "OTEL_SDK_DISABLED": "perhaps",
     "OTEL_SPAN_LINK_COUNT_LIMIT": "1e3",
@@ -535,6 +536,7 @@ MALFORMED_FOR_ONE_SIGNAL = {
     "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "brotli",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpcs",
     "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "-3",
+    "OTEL_PYTHON_EXPORTER_OTLP_GRPC_LOGS_CREDENTIAL_PROVIDER": "vault",
     "OTEL_TRACES_SAMPLER_ARG": "2",
 }
 """With a valid endpoint for traces beside them; some hold their own signal back rather than send it less safely."""

@@ -295,10 +295,12 @@ BAD = {
     "OTEL_METRIC_EXPORT_INTERVAL": "1m",
     "OTEL_METRIC_EXPORT_TIMEOUT": "soon",
     "OTEL_PROPAGATORS": "tracecontext,nosuch",
+    "OTEL_PYTHON_EXCLUDED_URLS": "[",
     "OTEL_PYTHON_ID_GENERATOR": "dice",
     "OTEL_PYTHON_LOGGER_PROVIDER": "nosuch",
     "OTEL_PYTHON_METER_PROVIDER": "nosuch",
     "OTEL_PYTHON_TRACER_PROVIDER": "nosuch",
+    "OTEL_PYTHON_SANIC_EXCLUDED_URLS": "[",
     "OTEL_RESOURCE_ATTRIBUTES": "a=b,broken",
     "OTEL_SDK_DISABLED": "yes please",
     "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "long",
@@ -369,7 +371,9 @@ async def test_a_bad_endpoint_leaves_the_signals_that_have_their_own(tmp_path: P
     ("variable", "value"),
     [
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization Bearer hunter22hunter22"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter22\udcff"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER", "vault"),
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "-----BEGIN PRIVATE KEY-----hunter22"),
     ],
 )

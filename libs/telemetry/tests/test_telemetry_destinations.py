@@ -66,6 +66,51 @@ def test_a_malformed_endpoint_gives_one_complaint_for_three_signals() -> None:
     assert len(complaints) == 1
 
 
+def test_a_malformed_endpoint_of_a_signal_leaves_the_common_one() -> None:
+    """The line names the endpoint that is used instead, without its user information."""
+    at, complaints = _read(ENDPOINT="http://u:hunter22@c:4317", TRACES_ENDPOINT="http://d:99999")
+
+    assert at.endpoint == "http://c:4317"
+    assert [complaint.used for complaint in complaints] == ["http://****@c:4317"]
+
+
+def test_the_common_endpoint_is_a_base_where_it_steps_in() -> None:
+    """Over HTTP the signal's path is added to it."""
+    at, _ = _read(PROTOCOL="http/protobuf", ENDPOINT="http://c:4318", TRACES_ENDPOINT="http://d:99999")
+
+    assert at.endpoint == "http://c:4318/v1/traces"
+
+
+@pytest.mark.parametrize(("protocol", "used", "lines"), [("grpc", "gzip", 1), ("http/protobuf", "deflate", 0)])
+def test_deflate_is_for_http(protocol: str, used: str, lines: int) -> None:
+    """Over gRPC gzip takes its place, which is said."""
+    at, complaints = _read(PROTOCOL=protocol, COMPRESSION="deflate")
+
+    assert at.compression == used
+    assert [complaint.used for complaint in complaints] == ["gzip"] * lines
+
+
+@pytest.mark.parametrize(
+    ("variable", "protocol", "held"),
+    [
+        ("GRPC_CREDENTIAL_PROVIDER", "grpc", True),
+        ("GRPC_TRACES_CREDENTIAL_PROVIDER", "grpc", True),
+        ("GRPC_LOGS_CREDENTIAL_PROVIDER", "grpc", False),
+        ("HTTP_CREDENTIAL_PROVIDER", "grpc", False),
+        ("HTTP_CREDENTIAL_PROVIDER", "http/protobuf", True),
+        ("HTTP_TRACES_CREDENTIAL_PROVIDER", "http/protobuf", True),
+    ],
+)
+def test_a_credential_provider_holds_its_signal(variable: str, protocol: str, held: bool) -> None:
+    """There is none here, and without its credential nothing may be sent; one line says so."""
+    complaints: list[Complaint] = []
+    name = f"OTEL_PYTHON_EXPORTER_OTLP_{variable}"
+    at = destination({name: "vault", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}, Signal.TRACES, complaints)
+
+    assert at.held == (f"{name} cannot be used" if held else None)
+    assert [complaint.variable for complaint in complaints] == ([name] if held else [])
+
+
 def test_headers_are_decoded_and_hidden() -> None:
     """Header values may be percent-encoded, and neither they nor an endpoint's password are ever shown."""
     at, complaints = _read(HEADERS="Authorization=Bearer%20hunter22, x-team = a", ENDPOINT="http://u:hunter22@c:4317")

@@ -1,8 +1,10 @@
 import os
 
 import pytest
+from rsketch_telemetry.destinations import destination
 from rsketch_telemetry.environment import checked, presented
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.pipeline import Signal
 
 GOOD = {
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -51,6 +53,8 @@ BAD = {
     "OTEL_RESOURCE_ATTRIBUTES": ("a=b,broken", "a=b"),
     "OTEL_SDK_DISABLED": ("yes please", None),
     "OTEL_SPAN_EVENT_COUNT_LIMIT": ("12.5", None),
+    "OTEL_PYTHON_EXCLUDED_URLS": ("/a,(", "/a,("),
+    "OTEL_PYTHON_SANIC_EXCLUDED_URLS": ("a{99999999999}", "a{99999999999}"),
     "OTEL_TRACES_EXPORTER": ("jaeger", None),
     "OTEL_TRACES_SAMPLER": ("mostly", None),
 }
@@ -96,6 +100,56 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
     assert sane == {"OTEL_SERVICE_NAME": "shop?"}
     assert [complaint.variable for complaint in complaints] == ["OTEL_SERVICE_NAME"]
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "good", "default"),
+    [
+        ("OTEL_EXPORTER_OTLP_LOGS_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE", "true", "false"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT", "2.5", "10"),
+        ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT", "7", "128"),
+        ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "9", "no limit"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT", "7", "128"),
+    ],
+)
+def test_a_malformed_special_value_leaves_the_common_one(own: str, common: str, good: str, default: str) -> None:
+    """The line names what really holds: the common variable's value where that is good, else the default."""
+    sane, complaints = checked({own: "perhaps", common: good})
+    nothing, both = checked({own: "perhaps", common: "maybe"})
+
+    assert (sane, [each.used for each in complaints]) == ({common: good}, [good])
+    assert (nothing, [each.used for each in both]) == ({}, [default, default])
+
+
+@pytest.mark.parametrize("surrogate", [0xDCFF, 0xD800])
+def test_bytes_in_a_credential_are_not_rewritten(surrogate: int) -> None:
+    """A header that is no text in UTF-8 is refused, with one complaint, and not sent with another value."""
+    name = "OTEL_EXPORTER_OTLP_HEADERS"
+    sane, complaints = checked({name: f"authorization=Bearer%20hunter22{chr(surrogate)}"})
+    with presented(sane):
+        at = destination(sane, Signal.TRACES, complaints)
+
+    assert at.held == f"{name} is malformed"
+    assert [(complaint.variable, complaint.value) for complaint in complaints] == [(name, "****")]
+
+
+def test_bytes_in_an_endpoint_are_not_rewritten() -> None:
+    """Nor is what is no text in UTF-8 made into the name of another host."""
+    sane, complaints = checked({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://shop\udcff:4317"})
+
+    assert destination(sane, Signal.TRACES, complaints).endpoint == "http://localhost:4317"
+    assert len(complaints) == 1
+
+
+def test_a_malformed_expression_is_named_without_its_secret() -> None:
+    """It is matched as text, as the line says, and a credential in it is masked."""
+    sane, complaints = checked({"OTEL_PYTHON_EXCLUDED_URLS": "token=hunter22,["})
+
+    assert sane == {"OTEL_PYTHON_EXCLUDED_URLS": "token=hunter22,["}
+    assert "as the text to be matched" in str(complaints[0])
+    assert "hunter22" not in str(complaints[0])
 
 
 def test_a_batch_larger_than_its_queue_is_cut() -> None:

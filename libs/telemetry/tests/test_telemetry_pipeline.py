@@ -1,10 +1,17 @@
 import asyncio
+import contextlib
+import dataclasses
 import logging
+import ssl
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import grpc
 import pytest
+import trustme
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rsketch_telemetry.destinations import Destination, destination
 from rsketch_telemetry.otlp.frame import Item, Scope
@@ -302,6 +309,42 @@ async def test_a_burst_does_not_wait_for_the_interval() -> None:
     assert len(store.spans) == 40
 
 
+async def test_a_busy_signal_leaves_the_others_their_turn() -> None:
+    """While spans end all the time, log records arrive too, and there is a request an interval and not one a span."""
+    interval, store, stop = 0.2, _Store(), threading.Event()
+    async with receive(store, ANY_PORT) as at:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": at.grpc_endpoint}
+        spans, records = (
+            Lane(
+                signal,
+                Segment(),
+                sender(destination(settings, signal, [])),
+                interval_seconds=interval,
+                timeout_seconds=2.0,
+            )
+            for signal in (Signal.TRACES, Signal.LOGS)
+        )
+        pipeline = Pipeline([spans, records], lambda: (b"", ""), Reporter())
+
+        def produce() -> None:
+            while not stop.wait(0.0005):
+                pipeline.append(Signal.TRACES, _span("busy"))
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        started = time.monotonic()
+        try:
+            pipeline.append(Signal.LOGS, Item(SCOPE, LogRecord(severity_text="INFO").SerializeToString()))
+            await store.wait_for(lambda seen: seen.logs and len(seen.spans) >= 1000)
+        finally:
+            requests, elapsed = store.requests, time.monotonic() - started
+            stop.set()
+            await asyncio.to_thread(producer.join)
+        await _blocking(lambda: pipeline.shutdown(3.0))
+
+    assert requests <= 2 * (elapsed / interval + 1)
+
+
 async def test_an_interval_of_centuries_is_waited_for() -> None:
     """A number that is too large for the clock does not end the thread."""
     store = _Store()
@@ -361,6 +404,103 @@ async def test_a_metadata_key_that_grpc_refuses_is_not_repeated(caplog: pytest.L
 
     assert outcome.sent is Sent.HELD
     assert "hunter22" not in outcome.reason
+
+
+@contextlib.asynccontextmanager
+async def _answering(first: bytes, then: bytes = b"", tls: ssl.SSLContext | None = None) -> AsyncIterator[Destination]:
+    """Serve an answer over HTTP: *first* at once, then each byte of *then* after 50 ms, then the end."""
+    tasks: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.current_task())
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(first)
+            for byte in then:
+                await asyncio.sleep(0.05)
+                writer.write(bytes([byte]))
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1/traces"
+        yield Destination(signal=Signal.TRACES, protocol="http/protobuf", endpoint=endpoint)
+    # The other end is gone by now: what is left ends by itself, at its next write.
+    await asyncio.wait_for(asyncio.gather(*filter(None, tasks)), 20)
+
+
+async def _sent(to: Destination, timeout_seconds: float) -> Outcome:
+    with contextlib.closing(sender(to)) as posting:
+        return await asyncio.to_thread(posting.send, b"", timeout_seconds)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n", b"x" * 200),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1", b";" * 200),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 200),
+    ],
+    ids=["body", "chunk", "header"],
+)
+async def test_an_answer_in_drops_does_not_outlast_the_timeout(first: bytes, then: bytes) -> None:
+    """A collector that sends a byte now and then holds the thread until the timeout, not until it is through."""
+    async with _answering(first, then) as to:
+        started = time.monotonic()
+        outcome = await _sent(to, 0.5)
+        elapsed = time.monotonic() - started
+
+    assert outcome.sent is Sent.RETRY
+    assert 0.4 < elapsed < 2.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"<html>" * 2**18,
+    ],
+    ids=["chunk", "short", "gzip", "page"],
+)
+async def test_a_broken_answer_is_no_reason_to_hold(answer: bytes) -> None:
+    """What goes wrong while an answer is read may pass: the request is sent again."""
+    async with _answering(answer) as to:
+        outcome = await _sent(to, 2.0)
+
+    assert outcome.sent is Sent.RETRY
+
+
+async def test_an_answer_until_the_end_of_the_connection_is_read() -> None:
+    """A server that closes instead of saying how long its answer is has answered all the same."""
+    async with _answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") as to:
+        outcome = await _sent(to, 2.0)
+
+    assert outcome == Outcome(Sent.ACCEPTED)
+
+
+async def test_the_authorities_that_were_asked_for_are_the_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that the environment names for other programs takes the place of none."""
+    right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.cert_pem.write_to_path(str(right))
+    trustme.CA().cert_pem.write_to_path(str(wrong))
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(wrong))
+    async with _answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", tls=tls) as to:
+        outcome = await _sent(dataclasses.replace(to, certificate=right), 2.0)
+
+    assert outcome == Outcome(Sent.ACCEPTED)
 
 
 async def test_a_closed_pipeline_takes_nothing_more() -> None:

@@ -5,7 +5,7 @@ See https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from rsketch_telemetry.environment import Complaint
 from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.redaction import scrub
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -75,10 +76,13 @@ class _Reader:
 
     def get(self, name: str) -> tuple[str, str] | None:
         """Return the variable that is set, and its value."""
-        for variable in (f"OTEL_EXPORTER_OTLP_{self._signal}_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+        return next(self.given(name), None)
+
+    def given(self, name: str, prefix: str = "OTEL_EXPORTER_OTLP_") -> Iterator[tuple[str, str]]:
+        """Return the signal's own variable and the common one, each with its value, where they are set."""
+        for variable in (f"{prefix}{self._signal}_{name}", f"{prefix}{name}"):
             if value := self._environ.get(variable, "").strip():
-                return variable, value
-        return None
+                yield variable, value
 
     def value(self, name: str, default: str) -> str:
         found = self.get(name)
@@ -132,10 +136,24 @@ class _Reader:
             self._hold(certificate, "a readable PEM file that fits the key, which has no password")
         return Path(certificate[1]) if certificate else None, Path(key[1]) if key else None
 
+    def credential_provider(self, protocol: Protocol) -> None:
+        """Hold the signal where a plug-in of the stock exporter is to give the credential: without, it goes bare."""
+        prefix = f"OTEL_PYTHON_EXPORTER_OTLP_{'GRPC' if protocol == 'grpc' else 'HTTP'}_"
+        if found := next(self.given("CREDENTIAL_PROVIDER", prefix), None):
+            self._hold(found, "nothing here, but OTEL_EXPORTER_OTLP_HEADERS holds credentials")
+
+    def compression(self, protocol: Protocol) -> str:
+        """Return the compression; gRPC's own deflate is known to few collectors."""
+        found = self.get("COMPRESSION")
+        if found is None or found[1].lower() != "deflate" or protocol != "grpc":
+            return found[1].lower() if found else "none"
+        self.complain(*found, "gzip or none over gRPC", "gzip")
+        return "gzip"
+
     def _hold(self, found: tuple[str, str], accepts: str) -> None:
         self.held = f"{found[0]} cannot be used"
         # Some put the key itself in the place of its path.
-        shown = "****" if "-----" in found[1] else found[1][:80]
+        shown = "****" if "-----" in found[1] else scrub(found[1], 80)
         self.complain(found[0], shown, accepts, "nothing: its signals are held back")
 
 
@@ -157,15 +175,14 @@ def destination(environ: Mapping[str, str], signal: Signal, complaints: list[Com
     headers = reader.headers(protocol)
     certificate = reader.authorities()
     client_certificate, client_key = reader.client_pair(protocol)
-    compression = reader.value("COMPRESSION", "none").lower()
+    reader.credential_provider(protocol)
     return Destination(
         signal=signal,
         protocol=protocol,
         endpoint=_endpoint(reader, protocol, signal),
         headers=headers,
         timeout_seconds=float(reader.value("TIMEOUT", "10")),
-        # gRPC's own deflate is known to few collectors.
-        compression="gzip" if compression == "deflate" and protocol == "grpc" else compression,
+        compression=reader.compression(protocol),
         certificate=certificate,
         client_certificate=client_certificate,
         client_key=client_key,
@@ -184,13 +201,16 @@ def _protocol(reader: _Reader, environ: Mapping[str, str], signal: Signal) -> Pr
 
 
 def _endpoint(reader: _Reader, protocol: Protocol, signal: Signal) -> str:
-    found = reader.get("ENDPOINT")
     default = DEFAULT_ENDPOINT[protocol]
-    variable, raw = found or ("", default)
-    url = _url(raw if "://" in raw else f"{_scheme(reader, raw)}://{raw}")
-    if url is None:
-        reader.complain(variable, _masked(raw), "a URL such as http://localhost:4317", default)
-        variable, url = "", urlsplit(default)
+    malformed: list[tuple[str, str]] = []
+    variable, raw, url = "", default, urlsplit(default)
+    for given, value in reader.given("ENDPOINT"):
+        if (parsed := _url(value if "://" in value else f"{_scheme(reader, value)}://{value}")) is not None:
+            variable, raw, url = given, value, parsed
+            break
+        malformed.append((given, value))
+    for given, value in malformed:
+        reader.complain(given, _masked(value), "a URL such as http://localhost:4317", _masked(raw))
     if protocol == "grpc":
         # gRPC knows no user information: it would be taken for a part of the name, and be logged with it.
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
@@ -214,7 +234,7 @@ def _url(raw: str) -> SplitResult | None:
         fine = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         return None
-    return url if fine and raw.isascii() and not re.search(r"\s", raw) else None
+    return url if fine and raw.isascii() and raw.isprintable() and not re.search(r"\s", raw) else None
 
 
 def _masked(raw: str) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.instrumentation.auto_instrumentation import initialize
+from opentelemetry.instrumentation.dependencies import DependencyConflictError
 from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr-defined]  # its module is untyped
 from opentelemetry.util._importlib_metadata import EntryPoint, entry_points
 
 from rsketch_telemetry import environment
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.redaction import scrub
 from rsketch_telemetry.telemetry import configure
 
 __all__ = ["RsketchConfigurator", "RsketchDistro", "instrument"]
@@ -52,11 +54,22 @@ class RsketchDistro(BaseDistro):  # type: ignore[misc]  # upstream opts out of t
             entry_point.load()().instrument(settings=InstrumentorSettings.from_env(environ), **kwargs)
         elif _REPLACED.get(entry_point.name, "") not in {"", *disabled}:
             self._say_who_stands_down()
-        elif entry_point.name == "logging":
-            # Its handler would send each record a second time.
-            super().load_instrumentor(entry_point, enable_log_auto_instrumentation=False, **kwargs)
         else:
-            super().load_instrumentor(entry_point, **kwargs)
+            self._load_foreign(entry_point, kwargs)
+
+    def _load_foreign(self, entry_point: EntryPoint, options: dict[str, Any]) -> None:
+        """Load another package's instrumentor; where it fails the others are loaded all the same."""
+        if entry_point.name == "logging":
+            # Its handler would send each record a second time.
+            options["enable_log_auto_instrumentation"] = False
+        try:
+            super().load_instrumentor(entry_point, **options)
+        except (ImportError, DependencyConflictError):
+            # Upstream's loader knows what to say of these.
+            raise
+        except Exception as error:  # noqa: BLE001 - left alone, upstream gives all telemetry up for it
+            reason = scrub(f"{type(error).__name__}: {error}", 200)
+            _log.warning("telemetry: instrumentor %s cannot be loaded: %s", entry_point.name, reason)
 
     def _say_who_stands_down(self) -> None:
         """Say it at the first, for all that are installed."""

@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from rsketch_telemetry.instrumentor_settings import expression
 from rsketch_telemetry.redaction import clean, scrub
 
 __all__ = ["Complaint", "checked", "presented", "process_environ"]
 
 _NUMBER = re.compile(r"\d{1,15}")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+_REFUSED = "\x7f"
+"""A character that no header, endpoint or path may have, and that every locale can encode."""
 _presenting = threading.RLock()
 
 
@@ -42,7 +46,7 @@ class Complaint:
     used: str
 
     def __str__(self) -> str:
-        return f"{self.variable}={self.value!r} is ignored: it accepts {self.reason}; using {self.used}"
+        return f"{self.variable}={self.value!r} cannot be used: it accepts {self.reason}; using {self.used}"
 
 
 def process_environ() -> dict[str, str]:
@@ -60,7 +64,7 @@ def presented(environ: Mapping[str, str]) -> Iterator[None]:
     before they start.
     """
     with _presenting:
-        real = os.environ  # noqa: TID251 - see above
+        real = os.environ  # noqa: TID251 - the SDK reads nothing else
         before = {name: real[name] for name in real if name.startswith("OTEL_")}
         _replace(before, {name: value for name, value in environ.items() if name.startswith("OTEL_")})
         try:
@@ -70,7 +74,7 @@ def presented(environ: Mapping[str, str]) -> Iterator[None]:
 
 
 def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
-    real = os.environ  # noqa: TID251 - see above
+    real = os.environ  # noqa: TID251 - the SDK reads nothing else
     for name in old.keys() - new.keys():
         del real[name]
     for name, value in new.items():
@@ -87,11 +91,13 @@ def checked(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Complaint]
     sane = {name: value for name, value in environ.items() if not name.startswith("OTEL_") or value.strip()}
     complaints: list[Complaint] = []
     _check_text(sane, complaints)
-    for name in [name for name in sane if name in _RULES]:
+    # First the common ones: what they turn out to say holds where a signal's own is malformed.
+    for name in sorted((name for name in sane if name in _RULES), key=lambda name: name in _COMMON):
         rule = _RULES[name]
         kept, fine = rule.check(sane[name].strip())
         if not fine:
-            used = scrub(kept, 80) if kept is not None else rule.default
+            default = sane.get(_COMMON.get(name, ""), rule.default)
+            used = rule.used or scrub(kept if kept is not None else default, 80)
             complaints.append(Complaint(variable=name, value=scrub(sane[name], 80), reason=rule.accepts, used=used))
         if kept is None:
             del sane[name]
@@ -112,11 +118,13 @@ def _check_text(sane: dict[str, str], complaints: list[Complaint]) -> None:
         text = clean(sane[name], len(sane[name]))
         if text == sane[name]:
             continue
+        if name.endswith(("HEADERS", "CERTIFICATE", "KEY", "ENDPOINT")):
+            # What guards secrecy is never rewritten: it is refused, complained of and masked where it is read.
+            sane[name] = _NO_TEXT.sub(_REFUSED, sane[name])
+            continue
         sane[name] = text
-        # What guards secrecy is complained of, and masked, where it is read.
-        if not name.endswith(("HEADERS", "CERTIFICATE", "KEY", "ENDPOINT")):
-            shown = scrub(sane[name], 80)
-            complaints.append(Complaint(variable=name, value=shown, reason="text in UTF-8", used=shown))
+        shown = scrub(text, 80)
+        complaints.append(Complaint(variable=name, value=shown, reason="text in UTF-8", used=shown))
 
 
 def _check_batch_sizes(sane: dict[str, str], complaints: list[Complaint]) -> None:
@@ -156,6 +164,8 @@ class _Rule:
     check: Callable[[str], Checked]
     accepts: str
     default: str
+    used: str = ""
+    """How a malformed value is used all the same, where it is kept as it stands."""
 
 
 def _number(low: int, default: str) -> _Rule:
@@ -211,6 +221,14 @@ def _pairs() -> _Rule:
     return _Rule(check, "key=value pairs separated by commas", "no attributes")
 
 
+def _expressions() -> _Rule:
+    def check(value: str) -> Checked:
+        return value, all(expression(part.strip()) is not None for part in value.split(","))
+
+    accepts = "regular expressions separated by commas"
+    return _Rule(check, accepts, "the health endpoints", used="one that is malformed as the text to be matched")
+
+
 _LONGEST_TIMEOUT = 300
 _RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 _LIMITS = {
@@ -242,6 +260,20 @@ _LOADED_BY_THE_API = {
 }
 _OTLP_NAMES = ("otlp", "otlp_proto_grpc", "otlp_proto_http", "none")
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
+_COMMON = {
+    **{
+        f"OTEL_EXPORTER_OTLP_{signal}{name}": f"OTEL_EXPORTER_OTLP_{name}"
+        for signal in _SIGNALS
+        for name in ("TIMEOUT", "PROTOCOL", "COMPRESSION", "INSECURE")
+        if signal
+    },
+    **{
+        f"OTEL_{kind}_ATTRIBUTE_{limit}": f"OTEL_ATTRIBUTE_{limit}"
+        for kind in ("SPAN", "EVENT", "LINK", "LOGRECORD")
+        for limit in ("COUNT_LIMIT", "VALUE_LENGTH_LIMIT")
+    },
+}
+"""The variable that holds where a more special one says nothing, by the special one."""
 _RULES: dict[str, _Rule] = {
     **{name: _number(0, default) for name, default in _LIMITS.items()},
     **{name: _number(1, default) for name, default in _INTERVALS.items()},
@@ -264,6 +296,8 @@ _RULES: dict[str, _Rule] = {
         "cumulative", "delta", "lowmemory", default="cumulative"
     ),
     "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("trace_based", "always_on", "always_off", default="trace_based"),
+    "OTEL_PYTHON_EXCLUDED_URLS": _expressions(),
+    "OTEL_PYTHON_SANIC_EXCLUDED_URLS": _expressions(),
     "OTEL_PROPAGATORS": _plugins("opentelemetry_propagator", "tracecontext,baggage", extra=("none",)),
     "OTEL_PYTHON_CONFIGURATOR": _plugins("opentelemetry_configurator", "rsketch", many=False),
     "OTEL_PYTHON_DISTRO": _plugins("opentelemetry_distro", "rsketch", many=False),

@@ -7,7 +7,7 @@ from typing import Self
 
 from rsketch_telemetry import semconv
 
-__all__ = ["InstrumentorSettings"]
+__all__ = ["InstrumentorSettings", "expression"]
 
 _HEALTH_URLS = (re.compile(r"^/(?:health|healthz|livez|readyz|api/health|api/v\d+/health)/?$"),)
 _HEALTH_SERVICES = frozenset({"grpc.health.v1.Health"})
@@ -57,7 +57,13 @@ def _words(environ: Mapping[str, str], name: str) -> list[str]:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
+    return expression(text) or re.compile(re.escape(text))
+
+
+def expression(text: str) -> re.Pattern[str] | None:
+    """Return the regular expression that *text* is, or None where it is none."""
     try:
         return re.compile(text)
-    except re.error:
-        return re.compile(re.escape(text))
+    except (re.error, OverflowError, RecursionError):
+        # The last two are for numbers and depths beyond what the module counts with.
+        return None

@@ -144,6 +144,17 @@ class Segment:
         half_full = self._limit_items is not None and 2 * len(self._items) >= self._limit_items
         return half_full or self._bytes >= BATCH_BYTES
 
+    @property
+    def end(self) -> int:
+        """The mark behind the newest item; see `waits`."""
+        with self._lock:
+            return self._first + len(self._items)
+
+    def waits(self, mark: int) -> bool:
+        """Return whether an item from before *mark* is still here."""
+        with self._lock:
+            return bool(self._items) and self._first < mark
+
     def replace(self, items: Iterable[Item]) -> None:
         """Forget what was not sent yet and hold *items*: a newer snapshot makes an older one worthless."""
         with self._lock:
@@ -222,8 +233,8 @@ class Lane:
         self.failures += 1
         longest = min(_FIRST_DELAY_SECONDS * 2 ** min(self.failures, 10), _LONGEST_DELAY_SECONDS)
         asked = min(outcome.retry_after_seconds or 0.0, _LONGEST_ASKED_SECONDS)
-        # Jitter, not a secret. An answer of "after 0 s" must not make a loop without a pause.
-        self.due = now + max(asked, random.uniform(longest / 2, longest))  # noqa: S311
+        # An answer of "after 0 s" must not make a loop without a pause.
+        self.due = now + max(asked, random.uniform(longest / 2, longest))  # noqa: S311 - jitter, not a secret
 
     def renew(self) -> None:
         """Begin anew after a fork: what waits here, and the connection, are the parent's."""
@@ -398,9 +409,19 @@ class Pipeline:
             if lane.due <= time.monotonic() and not self._closed:
                 self._collect(lane)
                 lane.due = time.monotonic() + lane.interval_seconds
-                lane.hurried = False
-                while lane.segment and self._send(lane, lane.timeout_seconds) and not self._flushes:
-                    pass
+                self._send_waiting(lane)
+
+    def _send_waiting(self, lane: Lane) -> None:
+        """Send what waits now; what ends meanwhile is the next turn's, or the other lanes would never have theirs."""
+        end = lane.segment.end
+        # It has its turn: until that is over an item that ends need not ask for one.
+        lane.hurried = True
+        while lane.segment.waits(end) and not self._flushes:
+            if not self._send(lane, lane.timeout_seconds):
+                break
+        lane.hurried = False
+        if lane.segment.pressing and lane.failures == 0:
+            lane.due = 0.0
 
     def _drain(self, deadline: float) -> bool:
         """Send what there is until *deadline*; a lane that was failing already gets one more chance only, at last."""

@@ -225,7 +225,7 @@ def _start_with_observed(meters: MeterProvider, pipeline: Pipeline) -> None:
         if pipeline.takes(Signal.METRICS):
             pipeline.start()
 
-    consumer.register_asynchronous_instrument = starting  # type: ignore[method-assign]
+    consumer.register_asynchronous_instrument = starting  # type: ignore[method-assign]  # nobody else is told of one
 
 
 def _read_log_limits_once() -> None:
@@ -237,7 +237,7 @@ def _read_log_limits_once() -> None:
         def limited(*, record: Any, **others: Any) -> ReadWriteLogRecord:
             return ReadWriteLogRecord(log_record=record, limits=limits, **others)
 
-        ReadWriteLogRecord._from_api_log_record = limited  # type: ignore[method-assign]
+        ReadWriteLogRecord._from_api_log_record = limited  # type: ignore[method-assign]  # it takes no limits itself
 
 
 def _renew_after_fork(meters: MeterProvider) -> None:

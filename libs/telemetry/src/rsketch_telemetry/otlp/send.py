@@ -1,15 +1,17 @@
 """Senders of framed OTLP requests: bytes over gRPC and over HTTP, and what the answers mean."""
 
 import gzip
+import io
 import logging
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # the package has no marker
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # likewise
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -32,9 +34,11 @@ _GRPC_METHODS = {
     Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 _GRPC_RETRY = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"})
-_GRPC_HOLD = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+_GRPC_UNAUTHORIZED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 _HTTP_RETRY = frozenset({408, 429, 500, 502, 503, 504})
-_HTTP_HOLD = frozenset({401, 403})
+_HTTP_UNAUTHORIZED = frozenset({401, 403})
+_ANSWER_BYTES = 64 * 1024
+"""Of an answer no more is read: an OTLP one has a number and a sentence."""
 _HOLD_SECONDS = 30.0
 
 
@@ -127,7 +131,7 @@ def _grpc_failure(error: "grpc.RpcError") -> Outcome:
     retry_after = _retry_info(error)
     # gRPC core repeats itself for each address; the last error is the reason.
     reason = f"{code}: {_first_line(details.rpartition('last error: ')[2])}"
-    if code in _GRPC_HOLD:
+    if code in _GRPC_UNAUTHORIZED:
         return Outcome(Sent.RETRY, reason, retry_after_seconds=_HOLD_SECONDS)
     if code in _GRPC_RETRY or (code == "RESOURCE_EXHAUSTED" and retry_after is not None):
         return Outcome(Sent.RETRY, reason, retry_after_seconds=retry_after)
@@ -158,20 +162,34 @@ class HttpSender:
         self.where = _where(destination)
         self._destination = destination
         self._session: requests.Session | None = None
+        self._verify = str(destination.certificate) if destination.certificate else None
 
     def send(self, request: bytes, timeout_seconds: float) -> Outcome:
         """Post one request; redirects are refused, as an answer from elsewhere confirms nothing."""
         import requests
 
         session = self._session or self._open()
-        body = _compressed(request, self._destination.compression)
+        body, url = _compressed(request, self._destination.compression), self._destination.endpoint
         try:
-            answer = session.post(self._destination.endpoint, body, timeout=timeout_seconds, allow_redirects=False)
+            answer = session.post(
+                url,
+                body,
+                timeout=timeout_seconds,
+                allow_redirects=False,
+                stream=True,
+                # With each request: REQUESTS_CA_BUNDLE outranks the session's.
+                verify=self._verify,
+            )
         except (requests.ConnectionError, requests.Timeout) as error:
             return Outcome(Sent.RETRY, _connection_reason(error))
         except Exception as error:  # noqa: BLE001 - whatever the transport makes of its settings
             return _unusable(error)
-        return self._judge(answer)
+        try:
+            with answer:
+                return self._judge(answer)
+        except Exception as error:  # noqa: BLE001 - whatever reading makes of an answer
+            # The settings were good enough for an answer: what is wrong with that may pass.
+            return Outcome(Sent.RETRY, _connection_reason(error))
 
     def close(self) -> None:
         """Close the session."""
@@ -189,12 +207,12 @@ class HttpSender:
         logging.getLogger("urllib3.connectionpool").addFilter(_not_of_an_export)
         at = self._destination
         session = requests.Session()
+        for prefix in ("http://", "https://"):
+            session.mount(prefix, _timed_adapter())
         session.headers.update({"Content-Type": "application/x-protobuf", "User-Agent": _USER_AGENT})
         session.headers.update(at.headers)
         if at.compression != "none":
             session.headers["Content-Encoding"] = at.compression
-        if at.certificate:
-            session.verify = str(at.certificate)
         if at.client_certificate:
             certificate = str(at.client_certificate)
             session.cert = (certificate, str(at.client_key)) if at.client_key else certificate
@@ -205,14 +223,72 @@ class HttpSender:
         if answer.status_code in _HTTP_RETRY:
             after = _retry_after(answer.headers.get("Retry-After", ""))
             return Outcome(Sent.RETRY, f"HTTP {answer.status_code}", retry_after_seconds=after)
-        if answer.status_code in _HTTP_HOLD:
+        if answer.status_code in _HTTP_UNAUTHORIZED:
             return Outcome(Sent.RETRY, f"HTTP {answer.status_code}", retry_after_seconds=_HOLD_SECONDS)
         if not 200 <= answer.status_code < 300:
             return Outcome(Sent.REFUSED, f"HTTP {answer.status_code}")
         if "json" in answer.headers.get("Content-Type", ""):
             # Allowed only for JSON requests, but some collectors answer so; what it says is a success all the same.
             return Outcome(Sent.ACCEPTED)
-        return _accepted(self._destination.signal, answer.content)
+        return _accepted(self._destination.signal, _body(answer))
+
+
+def _body(answer: "requests.Response") -> bytes:
+    body = b""
+    for piece in answer.iter_content(_ANSWER_BYTES):
+        body += piece
+        if len(body) > _ANSWER_BYTES:
+            break
+    return body
+
+
+def _timed_adapter() -> "requests.adapters.HTTPAdapter":
+    """Return the transport of requests with one deadline for a whole answer, where its own is for each read."""
+    import http.client
+
+    import requests.adapters
+    import urllib3
+
+    class _Answer(http.client.HTTPResponse):
+        def __init__(self, sock: Any, *arguments: Any, **others: Any) -> None:
+            super().__init__(sock, *arguments, **others)
+            self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock))
+
+    def timed(pool: Any) -> Any:
+        connection = type("_Connection", (pool.ConnectionCls,), {"response_class": _Answer})
+        return type("_Pool", (pool,), {"ConnectionCls": connection})
+
+    adapter = requests.adapters.HTTPAdapter()
+    adapter.poolmanager.pool_classes_by_scheme = {
+        "http": timed(urllib3.HTTPConnectionPool),
+        "https": timed(urllib3.HTTPSConnectionPool),
+    }
+    return adapter
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads from a socket until as long after its making as the socket's timeout is, however little a read brings."""
+
+    def __init__(self, raw: Any, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        timeout = sock.gettimeout()
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer took too long")
+            self._sock.settimeout(left)
+        return cast("int | None", self._raw.readinto(buffer))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _accepted(signal: Signal, answer: bytes) -> Outcome:
@@ -243,8 +319,6 @@ def _compressed(request: bytes, compression: str) -> bytes:
 
 def _retry_after(value: str) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; None where it is neither."""
-    import time
-
     if value.isascii() and value.isdigit():
         return float(value[:6])
     try:

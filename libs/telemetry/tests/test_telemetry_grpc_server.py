@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -810,3 +810,37 @@ def test_module_loads_without_grpcio() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert done.stdout.strip() == "('grpcio >= 1.66',)", done.stderr
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_stop_right_after_the_answer_takes_nothing_back(telemetry: Telemetry, turns: int) -> None:
+    """However close behind its answer the server stops, the span says what the caller got."""
+    server = grpc.aio.server()
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.stop(None)
+
+    async def handler(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        yield b"only"
+        stopping.append(asyncio.create_task(stop()))
+
+    handlers = {"Watch": grpc.unary_stream_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    channel: Channel
+    async with listening(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_stream(path("Watch"))(b"")
+        with suppress(grpc.aio.AioRpcError):
+            await asyncio.wait_for(_read_all(call), 5)
+        code = await asyncio.wait_for(call.code(), 5)
+        await asyncio.gather(*stopping)
+    span = await telemetry.server()
+
+    assert attributes(span)["rpc.status_code"] == code.name
+
+
+async def _read_all(call: Any) -> None:
+    async for _ in call:
+        pass

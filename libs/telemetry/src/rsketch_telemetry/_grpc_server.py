@@ -377,7 +377,8 @@ class _ServerCall:
         return RpcOutcome(status_code=status, exception=error, peer_address=address, peer_port=port)
 
     def _status(self, *, interrupted: bool) -> tuple[str, BaseException | None]:
-        if interrupted or (self._servicer is not None and not self._servicer.done()):
+        cut_off = interrupted and not (self._hook.aborts() and self._is_answered())
+        if cut_off or (self._servicer is not None and not self._servicer.done()):
             return self._interruption(), None
         if self._servicer is None:
             return self._unserved()
@@ -385,6 +386,10 @@ class _ServerCall:
         if self._error is None or isinstance(self._error, grpc.aio.AbortError):
             return status, None
         return "UNKNOWN" if status == "OK" else status, self._error
+
+    def _is_answered(self) -> bool:
+        """Return whether the status is on its way: a server that stops then ends the task, but takes no answer back."""
+        return self._servicer is not None and bool(getattr(self._servicer, "inner", self._servicer).done())
 
     def _unserved(self) -> tuple[str, BaseException | None]:
         """Return what the caller got without the handler: it was not found, not allowed, or had nothing to answer."""
@@ -415,19 +420,19 @@ class _SyncServicerContext:
     """The context of a handler in a thread, which tells no one the status that the handler set."""
 
     def __init__(self, inner: Any) -> None:
-        self._inner = inner
+        self.inner = inner
         self._code: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)
 
     def set_code(self, code: Any) -> None:
-        self._inner.set_code(code)
+        self.inner.set_code(code)
         self._code = code
 
     def abort(self, code: Any, *args: Any, **kwargs: Any) -> Any:
         self._code = code
-        return self._inner.abort(code, *args, **kwargs)
+        return self.inner.abort(code, *args, **kwargs)
 
     def code(self) -> Any:
         return self._code

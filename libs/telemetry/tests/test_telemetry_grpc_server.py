@@ -827,7 +827,7 @@ async def test_a_stop_right_after_the_answer_takes_nothing_back(telemetry: Telem
         yield b"only"
         stopping.append(asyncio.create_task(stop()))
 
-    handlers = {"Watch": grpc.unary_stream_rpc_method_handler(handler)}
+    handlers: Handler = {"Watch": grpc.unary_stream_rpc_method_handler(handler)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     channel: Channel
     async with listening(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

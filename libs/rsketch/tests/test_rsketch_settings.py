@@ -106,3 +106,9 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="not a regular file"):
         settings.file({"A": str(pipe)}, "A")
+
+
+def test_a_port_set_by_kubernetes_is_explained() -> None:
+    """A Service called as the setting begins makes Kubernetes set it; the message says what keeps it away."""
+    with pytest.raises(ConfigError, match=r"65535 \(Kubernetes sets this for a Service; enableServiceLinks: false\)"):
+        settings.port({"A_PORT": "tcp://10.96.0.25:80"}, "A_PORT", 1)

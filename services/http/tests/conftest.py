@@ -29,12 +29,14 @@ class Greeter(HelloServiceServicer):
     Greets; some names make it misbehave.
 
     `fail-<STATUS>` ends the call with that status; a stream does so after its first greeting. `stuck` never answers.
+    `moving` is turned away at first, as by a server on its way out.
     """
 
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     seconds_left: list[float] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
+    turned_away: int = 0
 
     async def Hello(self, request: HelloRequest, context: Context) -> HelloResponse:  # noqa: N802
         """Greet once."""
@@ -68,6 +70,9 @@ class Greeter(HelloServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "name: must not be empty")
         if name == "stuck":
             await self._pause(60)
+        if name == "moving" and self.turned_away < 2:
+            self.turned_away += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "on the way out")
         if name.startswith("fail-"):
             await context.abort(grpc.StatusCode[name.removeprefix("fail-")], "told by upstream")
 

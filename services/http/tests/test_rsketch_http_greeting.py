@@ -276,3 +276,11 @@ async def test_a_slow_stream_is_kept_alive(upstream: Upstream, open_client: Open
 
     assert ": keep-alive\n\n" in response.text
     assert events(response.text) == [("message", {"message": "Hello, ada!"})] * 2
+
+
+async def test_a_call_that_was_turned_away_is_tried_again(client: httpx.AsyncClient, upstream: Upstream) -> None:
+    """A server on its way out answers UNAVAILABLE: the caller of HTTP does not notice."""
+    answer = await client.get("/api/v1/hello", params={"name": "moving"})
+
+    assert (answer.status_code, answer.json()) == (200, {"message": "Hello, moving!"})
+    assert upstream.greeter.turned_away == 2

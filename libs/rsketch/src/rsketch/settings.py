@@ -34,6 +34,11 @@ def words(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in environ.get(name, "").split(",") if word.strip())
 
 
+def _hint(raw: str) -> str:
+    # RSKETCH_HTTP_PORT is also what Kubernetes sets, in its old way, for a Service called rsketch-http.
+    return " (Kubernetes sets this for a Service; enableServiceLinks: false)" if raw.startswith("tcp://") else ""
+
+
 def integer(environ: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
     """
     Return a whole number from *low* to *high*, both included.
@@ -43,7 +48,7 @@ def integer(environ: Mapping[str, str], name: str, default: int, *, low: int, hi
     """
     raw = text(environ, name, str(default))
     if not re.fullmatch(r"[0-9]{1,12}", raw) or not low <= int(raw) <= high:
-        raise ConfigError(name, f"a whole number from {low} to {high}", raw)
+        raise ConfigError(name, f"a whole number from {low} to {high}{_hint(raw)}", raw)
     return int(raw)
 
 

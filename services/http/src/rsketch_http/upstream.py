@@ -29,9 +29,27 @@ from rsketch_http.errors import RefusedError
 __all__ = ["Upstream", "open_upstream"]
 
 _PROBE_SECONDS = 1.0
-_OPTIONS = (
+_SERVICE_CONFIG = {
     # One connection to each address that the name resolves to, not to the first one for ever.
-    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE_NAME}],
+            # Greetings change nothing, so a call that a server on its way out has turned away goes to another one.
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_OPTIONS = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # grpc asks for addresses at most every 30 s: for that long after a rollout it would know none but the old ones.
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
     # grpc waits up to two minutes between attempts; a service that is back must be used again at once.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),

@@ -1,0 +1,61 @@
+"""A steady stream of greetings, each in a trace of its own whose id is known beforehand."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import httpx
+
+__all__ = ["Load"]
+
+
+class Load:
+    """
+    Calls the HTTP service from a thread until it is left.
+
+    Args:
+        address: Returns `host:port` of the service; asked for each call, as pods come and go.
+        rate: Calls a second.
+
+    Attributes:
+        answered: Trace ids of the calls that were answered with 200.
+        failed: What became of each other call.
+    """
+
+    def __init__(self, address: Callable[[], str], rate: float) -> None:
+        self.answered: list[str] = []
+        self.failed: list[str] = []
+        self._address = address
+        self._pause = 1 / rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(15)
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        with httpx.Client(timeout=10.0) as client:
+            while not self._stop.wait(max(0.0, due - time.monotonic())):
+                due += self._pause
+                self._call(client)
+
+    def _call(self, client: httpx.Client) -> None:
+        trace = secrets.token_hex(16)
+        headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        try:
+            answer = client.get(f"http://{self._address()}/api/v1/hello", params={"name": "ada"}, headers=headers)
+        except httpx.HTTPError as error:
+            self.failed.append(repr(error))
+            return
+        if answer.status_code == httpx.codes.OK:
+            self.answered.append(trace)
+        else:
+            self.failed.append(f"{answer.status_code} {answer.text}")

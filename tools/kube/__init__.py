@@ -1,0 +1,1 @@
+"""The Kubernetes manifests in `infra/`: how they are rendered, checked and tried."""

@@ -126,6 +126,29 @@ def test_the_first_export_of_a_counter_counts(tmp_path: Path) -> None:
     assert complaints == []
 
 
+@pytest.mark.parametrize(("hours", "status"), [(11, 200), (13, 400)])
+def test_what_comes_after_half_a_day_is_taken(tmp_path: Path, hours: int, status: int) -> None:
+    """A sample may lie as far behind the newest one as the window says; older ones are refused, with that reason."""
+    with _prometheus(tmp_path) as (address, _):
+        _export(address, requests=1, seconds=1.0)
+        late = _send(address, requests=1, seconds=1.0, instance="late", hours_ago=hours)
+        kept = _query(
+            address, f'last_over_time(http_server_request_duration_seconds_count{{instance="late"}}[{hours}h1m])'
+        )
+
+    assert late.status_code == status, late.text
+    assert "too old sample" in late.text or status == 200
+    assert len(kept) == (status == 200)
+
+
+def test_no_more_is_kept_than_the_volume_holds(tmp_path: Path) -> None:
+    """The limit is a share of the volume, whatever size an overlay gives it; Prometheus does not start without one."""
+    with _prometheus(tmp_path) as (address, _):
+        page = httpx.get(f"http://{address}/metrics").raise_for_status().text
+
+    assert re.search(r"^prometheus_tsdb_retention_limit_percentage 80$", page, re.MULTILINE)
+
+
 @contextmanager
 def _prometheus(folder: Path) -> Iterator[tuple[str, Path]]:
     """Run Prometheus with the flags and the configuration of the manifest, but with nothing to scrape."""
@@ -160,7 +183,14 @@ def _listening(log: Path) -> str | None:
 
 
 def _export(address: str, *, requests: int, seconds: float) -> None:
-    now = time.time_ns()
+    _send(address, requests=requests, seconds=seconds).raise_for_status()
+
+
+def _send(
+    address: str, *, requests: int, seconds: float, instance: str = "1", hours_ago: float = 0.0
+) -> httpx.Response:
+    """Send the metrics of a process that started *seconds* before they were taken."""
+    now = time.time_ns() - int(hours_ago * 3600e9)
     point = {
         "attributes": [_attribute("http.response.status_code", "200")],
         "startTimeUnixNano": str(now - int(seconds * 1e9)),
@@ -175,7 +205,7 @@ def _export(address: str, *, requests: int, seconds: float) -> None:
     resource = {
         "service.namespace": "shop",
         "service.name": "web",
-        "service.instance.id": "1",
+        "service.instance.id": instance,
         "service.version": "2",
         "process.runtime.name": "cpython",
     }
@@ -187,7 +217,7 @@ def _export(address: str, *, requests: int, seconds: float) -> None:
             }
         ]
     }
-    httpx.post(f"http://{address}/api/v1/otlp/v1/metrics", json=body).raise_for_status()
+    return httpx.post(f"http://{address}/api/v1/otlp/v1/metrics", json=body)
 
 
 def _attribute(key: str, value: str) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """The runner of the checks, and the checks that hand rendered manifests to the programs they are for."""
 
 import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import yaml
 from kube import proofs
-from kube.check import CHECKS, Check, Failed, main, run
+from kube.check import CHECKS, Check, Failed, end_to_end_in, main, run, suite_in
 from kube.lint import Unit
 from kube.objects import Object
 from kube.render import INFRA, deployments
-from kube.toolchain import ToolMissing, tool
+from kube.toolchain import ToolMissing
 
 
 def passing() -> str:
@@ -56,6 +58,38 @@ def test_the_checks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [each.name for each in CHECKS]
 
 
+@pytest.mark.parametrize(
+    ("look", "environ", "code"),
+    [(passing, {}, 0), (failing, {}, 1), (missing, {}, 0), (missing, {"CI": ""}, 0), (missing, {"CI": "true"}, 1)],
+)
+def test_the_exit_code_tells_whether_all_passed(look: Callable[[], str], environ: Mapping[str, str], code: int) -> None:
+    """With CI set a skip is a failure."""
+    assert main(["--only", "a"], [Check("a", "", look), Check("b", "", failing)], environ) == code
+
+
+@pytest.mark.parametrize("run_in", [suite_in, end_to_end_in])
+def test_a_test_that_fails_is_told(run_in: Callable[[Path], str], tmp_path: Path) -> None:
+    """The check fails with what pytest said; without it the line tells how many passed."""
+    file = tmp_path / "test_it.py"
+    file.write_text("def test_it():\n    print('note: seen')\n    assert True\n")
+    passed = run_in(tmp_path)
+    file.write_text("def test_it():\n    assert 'this' == 'that'\n")
+    with pytest.raises(Failed) as told:
+        run_in(tmp_path)
+
+    assert "1 passed" in passed
+    assert [line for line in told.value.args if "assert 'this' == 'that'" in line]
+
+
+def test_a_machine_without_namespaces_misses_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the mini cluster cannot run, end to end is skipped as it is without a collector."""
+    (tmp_path / "test_it.py").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ToolMissing, match=r"^mini cluster unavailable: not found: ip, nft, bwrap, nsenter; install"):
+        end_to_end_in(tmp_path)
+
+
 def test_every_skip_of_checkov_is_argued() -> None:
     """A comment of at least a sentence stands before each."""
     lines = (INFRA / ".checkov.yaml").read_text().splitlines()
@@ -70,11 +104,6 @@ def test_every_skip_of_checkov_is_argued() -> None:
 
 def platform() -> Unit:
     """Return a copy of the local platform, to be broken."""
-    try:
-        for name in ("kustomize", "otelcol", "jaeger", "promtool"):
-            tool(name)
-    except ToolMissing as absent:
-        pytest.skip(str(absent))
     unit = next(each for each in deployments() if each.name == "overlays/local/platform").unit()
     return Unit(unit.name, copy.deepcopy(list(unit.objects)), unit.neighbours)
 
@@ -123,3 +152,36 @@ def test_a_configuration_that_prometheus_does_not_take_is_named() -> None:
 
     assert finding.startswith("overlays/local/platform: StatefulSet observability/prometheus: ")
     assert "scrape_intervall" in finding
+
+
+def test_a_rule_of_a_custom_resource_that_prometheus_does_not_take_is_named() -> None:
+    """By promtool, as what the operator would hand on."""
+    groups = [{"name": "a", "rules": [{"alert": "A", "expr": "up =="}]}]
+    rule = {"kind": "PrometheusRule", "metadata": {"name": "a", "namespace": "b"}, "spec": {"groups": groups}}
+
+    (finding,) = proofs.prometheus_configs([Unit.of("unit", [rule], [])])
+
+    assert finding.startswith("unit: PrometheusRule b/a: ")
+    assert "parse error" in finding
+
+
+def test_an_alert_without_a_test_is_named(tmp_path: Path) -> None:
+    """Promtool has nothing against it."""
+    groups = [{"name": "a", "rules": [{"alert": "Tested", "expr": "up"}, {"alert": "Untested", "expr": "up"}]}]
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    (tmp_path / "tests").mkdir()
+    told = [{"eval_time": "1m", "alertname": "Tested", "exp_alerts": []}]
+    test = {"rule_files": ["../a.yaml"], "tests": [{"interval": "1m", "alert_rule_test": told}]}
+    (tmp_path / "tests" / "a.yaml").write_text(yaml.safe_dump(test, sort_keys=False))
+
+    (finding,) = proofs.rule_tests(tmp_path)
+
+    assert finding.startswith("a.yaml: found no test of alert Untested, expected one in ")
+
+
+def test_what_checkov_finds_is_told() -> None:
+    """With the object, the number of its check and what that asks for."""
+    spec = {"containers": [{"name": "a", "image": "a:1", "securityContext": {"privileged": True}}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "b"}, "spec": spec}
+
+    assert "Pod.b.a: CKV_K8S_16: Container should not be privileged" in proofs.checkov([pod])

@@ -78,6 +78,13 @@ def test_tests_outside_are_skipped_but_in_ci(ci: str, status: int, word: str) ->
     assert [line for line in done.stdout.splitlines() if word in line and "python -m kube.cluster.enter --" in line]
 
 
+def test_a_signal_is_passed_on_from_the_first_moment() -> None:
+    """Process 1 of a namespace has its handlers before the command begins: the kernel drops a signal that has none."""
+    script = "trap 'exit 3' TERM; kill -TERM 1; n=0; while [ $n -lt 50 ]; do n=$((n + 1)); sleep 0.1; done"
+
+    assert [inside("sh", "-c", script).returncode for _ in range(5)] == [3] * 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_everything_dies_with_it(tmp_path: Path, number: signal.Signals) -> None:
     """SIGTERM is passed on to the command; and when the entrance is killed, even what has left it by itself ends."""
@@ -91,7 +98,10 @@ def test_everything_dies_with_it(tmp_path: Path, number: signal.Signals) -> None
     while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     entrance.send_signal(number)
-    said, _ = entrance.communicate(timeout=30)
+    try:
+        said, _ = entrance.communicate(timeout=30)
+    finally:
+        entrance.kill()
     time.sleep(0.3)
     before = marker.read_text()
     time.sleep(0.3)

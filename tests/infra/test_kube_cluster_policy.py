@@ -78,6 +78,13 @@ def test_networks_keep_their_exceptions() -> None:
     assert allowed("egress", to=[{"ipBlock": block}]) == (Allowance(peers=("0.0.0.0/0",), exceptions=("10.0.0.0/8",)),)
 
 
+def test_a_network_of_ipv6_has_no_pods() -> None:
+    """A policy for both families is one for the family that there is."""
+    both = [{"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}}, {"ipBlock": {"cidr": "0.0.0.0/0"}}]
+
+    assert allowed("ingress", **{"from": both}) == (Allowance(peers=()), Allowance(peers=("0.0.0.0/0",)))
+
+
 def test_ports_are_numbers_ranges_or_names() -> None:
     """A name is a port of the pod that is connected to: the selected one, or for egress each peer."""
     ports = [{"port": 80}, {"port": 8000, "endPort": 8010}, {"protocol": "UDP"}, {"port": "http"}, {"port": "none"}]

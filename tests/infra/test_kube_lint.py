@@ -7,13 +7,15 @@ import pytest
 from kube.lint import RULES, Unit, lint
 from kube.lint.__main__ import main
 from kube.lint.collector_config import expand, merge
+from kube.lint.documents import DocumentError, parse
 from kube.lint.endpoints import address
 from kube.lint.policies import admits, lets_out, lets_out_of_cluster
 from kube.lint.registry import Rule
 from kube.objects import Object, byte_quantity, matches, pod_of
-from kube.render import load
+from kube.render import INFRA, load
 
 UNCORRECTED = Path(__file__).parent / "uncorrected.yaml"
+EXAMPLE = INFRA / "examples/minimal"
 
 # The faults of the manifests that are copied from place to place, as the table of them counts, and the rules for each.
 FAULTS = [
@@ -86,8 +88,12 @@ def test_the_command_lists_its_rules(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["{folder}"], "found no YAML, expected a kustomization, a file or a folder of manifests"),
         (["{folder}/absent.yaml"], "found no YAML"),
-        (["{folder}/list.yaml"], "found \"['a', 'b']\", expected an object with apiVersion and kind"),
+        (["{folder}/list.yaml"], "found \"['a', 'b']\", expected an object with apiVersion, kind and metadata.name"),
+        (["{folder}/nameless.yaml"], "expected an object with apiVersion, kind and metadata.name"),
+        (["{folder}/items.yaml"], "expected an object with apiVersion, kind and metadata.name"),
         (["{folder}/broken.yaml"], "broken.yaml: "),
+        (["{folder}/twice.yaml"], "key data twice"),
+        (["{folder}/latin.yaml"], "latin.yaml: found a byte that is no UTF-8 at 2, expected text"),
         ([str(UNCORRECTED), "--rule", "no-such"], "found no-such, expected names that --rules lists"),
     ],
 )
@@ -98,13 +104,65 @@ def test_bad_input_is_one_clear_line(
     folder = tmp_path
     if "{folder}" not in arguments:
         (tmp_path / "list.yaml").write_text("[a, b]")
+        (tmp_path / "nameless.yaml").write_text("{apiVersion: v1, kind: Service, metadata: web}")
+        (tmp_path / "items.yaml").write_text("{apiVersion: v1, kind: List, items: 5}")
         (tmp_path / "broken.yaml").write_text("a: [")
+        (tmp_path / "twice.yaml").write_text(
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {}, data: {}}"
+        )
+        (tmp_path / "latin.yaml").write_bytes(b"a: \xe9"[:2] + b"\xe9")
 
     assert main([each.format(folder=folder) for each in arguments]) == 2
 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "rule"),
+    [
+        ("Deployment", "template", {"spec": {"containers": [{"args": 5}]}}, "argument-variable"),
+        ("Service", "ports", [{"name": ["a"]}], "port-unique"),
+    ],
+)
+def test_a_value_of_another_type_is_a_finding_about_its_object(kind: str, path: str, value: object, rule: str) -> None:
+    """Whatever stands where a rule looks, the lint does not end."""
+    things = load(EXAMPLE)
+    next(thing for thing in things if thing["kind"] == kind)["spec"][path] = value
+
+    (finding,) = lint(Unit.of("example", things, []), [rule])
+
+    assert finding.object.startswith(f"{kind} default/")
+    assert finding.found.startswith("what cannot be read (TypeError: ")
+
+
+@pytest.mark.parametrize("text", ["", "receivers: {otlp: {protocols: {grpc: }}}", "[a]"])
+def test_a_collector_without_a_configuration_is_one_all_the_same(text: str) -> None:
+    """Its image says so; otherwise no rule would look at it."""
+    things = load(EXAMPLE)
+    config = next(thing for thing in things if thing["kind"] == "ConfigMap")
+    config["data"] = dict.fromkeys(config["data"], text)
+
+    assert "collector-signals" in {finding.rule for finding in lint(Unit.of("example", things, []))}
+
+
+def test_a_configuration_that_is_no_text_is_named() -> None:
+    """The | before it was forgotten."""
+    things = load(EXAMPLE)
+    config = next(thing for thing in things if thing["kind"] == "ConfigMap")
+    config["data"] = {key: {"receivers": {}} for key in config["data"]}
+
+    (finding,) = lint(Unit.of("example", things, []), ["config-parses"])
+
+    assert "found {'receivers': {}}, expected text: a | before it" in str(finding)
+
+
+def test_yaml_is_read_as_kubernetes_reads_it() -> None:
+    """Merge keys merge, dates are texts, and a key that stands twice is refused."""
+    assert parse("a: &a {b: 1}\nc: {<<: *a, d: 2020-01-01}", "x.yaml")["c"] == {"b": 1, "d": "2020-01-01"}
+    with pytest.raises(DocumentError, match=r"^key a twice in line 2$"):
+        parse("a: 1\na: 2", "x.yaml")
 
 
 # --- waivers ---
@@ -219,6 +277,61 @@ def test_collector_files_merge_maps_and_replace_lists() -> None:
 def test_collector_variables_expand_as_in_the_collector(text: str, value: object) -> None:
     """A value that is one reference takes the type of what it refers to."""
     assert expand({"key": [text]}, {"HOST": "192.0.2.1"}) == {"key": [value]}
+
+
+CALLER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: caller}
+spec: {containers: [{name: caller, image: "caller:1", env: [{name: %s, value: "%s"}]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rules"),
+    [
+        # Whether a stranger's SDK sends gRPC or HTTP where nothing is said is not known.
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector:4318", set()),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://otel-collector:4318/v1/traces", set()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector:4319", {"endpoint-port"}),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel-collector:4318", {"otlp-plaintext"}),
+        # Nor what its variables mean.
+        ("BIND_ADDR", "0.0.0.0", set()),
+        ("AGENT_ADDR", "agent:80", {"endpoint-service"}),
+    ],
+)
+def test_the_endpoints_of_a_strangers_program(name: str, value: str, rules: set[str], tmp_path: Path) -> None:
+    """What is certain is told, and nothing else."""
+    file = tmp_path / "caller.yaml"
+    file.write_text(CALLER % (name, value))
+    asked = [each for each in RULES if each.startswith(("endpoint-", "otlp-"))]
+
+    assert {finding.rule for finding in lint(Unit.of("caller", load(file), load(EXAMPLE)), asked)} == rules
+
+
+@pytest.mark.parametrize(
+    ("path", "rules"), [("/api/v1/otlp/v1/metrics", set()), ("/api/v1/otlp/v1/traces", {"otlp-path"})]
+)
+def test_an_endpoint_of_one_signal_is_the_whole_url(path: str, rules: set[str]) -> None:
+    """The collector adds nothing to it, as it does to the one of all signals."""
+    things = load(EXAMPLE)
+    config = next(thing for thing in things if thing["kind"] == "ConfigMap")
+    key, text = next(iter(config["data"].items()))
+    store = f"{{metrics_endpoint: http://prometheus:9090{path}, sending_queue: {{enabled: false}}}}"
+    config["data"][key] = text.replace("debug:\n", f"otlp_http/prometheus: {store}\n  debug:\n", 1).replace(
+        "exporters: [debug]", "exporters: [otlp_http/prometheus]", 1
+    )
+    container = {"name": "a", "image": "prom/prometheus:v3", "ports": [{"containerPort": 9090}]}
+    pod = {"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "p"}}, "spec": {"containers": [container]}}
+    service = {
+        "kind": "Service",
+        "metadata": {"name": "prometheus"},
+        "spec": {"selector": {"a": "p"}, "ports": [{"port": 9090}]},
+    }
+
+    findings = lint(Unit.of("example", [*things, pod, service], []), ["endpoint-service", "otlp-path"])
+
+    assert {finding.rule for finding in findings} == rules
 
 
 # --- network policies ---

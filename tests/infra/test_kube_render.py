@@ -5,16 +5,6 @@ from pathlib import Path
 import pytest
 from kube.objects import title
 from kube.render import INFRA, RenderError, deployments, environment, load, render
-from kube.toolchain import ToolMissing, tool
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kustomize() -> None:
-    """Skip where nothing can be rendered; the check `render` is what fails then."""
-    try:
-        tool("kustomize")
-    except ToolMissing as missing:
-        pytest.skip(str(missing))
 
 
 def kustomization(folder: Path, text: str) -> Path:

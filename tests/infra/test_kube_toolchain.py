@@ -291,15 +291,18 @@ def test_a_module_without_a_checksum_is_refused(
     assert "missing go.sum entry" in capsys.readouterr().err
 
 
-def test_an_unfinished_folder_is_made_anew(tmp_path: Path, cache: Path) -> None:
-    """A folder that lost its program counts as missing, and what a killed run left behind is cleared."""
+@pytest.mark.parametrize("left", [[], ["hello"]])
+def test_an_unfinished_folder_is_made_anew(tmp_path: Path, cache: Path, left: list[str]) -> None:
+    """A folder whose program is lost or empty counts as missing, and what a killed run left behind is cleared."""
     recipes = hello(tmp_path)
     folder = place(recipes["hello"], go())
     folder.mkdir(parents=True)
+    for name in left:
+        (folder / name).touch()
     (cache / ".hello-leftover").mkdir()
 
     assert main([], recipes) == 0
-    assert (folder / "hello").is_file()
+    assert (folder / "hello").stat().st_size > 0
     assert not (cache / ".hello-leftover").exists()
 
 

@@ -11,13 +11,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from workspace import ROOT
 
 from kube import proofs
+from kube.cluster.enter import UNAVAILABLE
 from kube.lint import RULES, Unit, lint
 from kube.objects import Object
 from kube.render import RenderError, deployments
@@ -25,10 +28,13 @@ from kube.schema import validate
 from kube.toolchain import ToolMissing
 from kube.versions import VersionsError, kubernetes
 
-__all__ = ["CHECKS", "Check", "Failed", "main", "run"]
+__all__ = ["CHECKS", "Check", "Failed", "end_to_end_in", "main", "run", "suite_in"]
 
 _TESTS = ROOT / "tests/infra"
 _E2E = _TESTS / "e2e"
+_LONGEST = "test_e2e_infra_local.py"
+_NOTE = "note: "
+"""What a test prints for whoever runs the checks begins with this."""
 
 
 class Failed(Exception):  # noqa: N818 - a verdict, not a mistake
@@ -120,22 +126,61 @@ def _checkov() -> str:
     return f"{len(_objects())} objects, skips argued in infra/.checkov.yaml"
 
 
-def _tests() -> str:
-    return _pytest([sys.executable], str(_TESTS), f"--ignore={_E2E}")
+def suite_in(folder: Path) -> str:
+    """Run the tests in a folder, those end to end left out."""
+    run = _pytest([sys.executable], str(folder), f"--ignore={_E2E}")
+    if run.failed:
+        raise Failed(*run.lines)
+    return run.lines[-1].strip("= ")
 
 
 def _e2e() -> str:
-    return _pytest([sys.executable, "-m", "kube.cluster.enter", "--", sys.executable], str(_E2E))
+    _make_environments()
+    return end_to_end_in(_E2E)
 
 
-def _pytest(python: Sequence[str], *arguments: str) -> str:
-    """Run pytest and return its last line."""
+def end_to_end_in(folder: Path) -> str:
+    """Run each file of a folder in namespaces of its own, two at a time: most of what they do is to wait."""
+    files = sorted(folder.glob("test_*.py"), key=lambda file: file.name != _LONGEST)
+    with ThreadPoolExecutor(2) as lanes:
+        runs = list(lanes.map(_in_namespaces, files))
+    if failures := [line for run in runs if run.failed for line in run.lines]:
+        raise Failed(*failures)
+    notes = [line for run in runs for line in run.lines if line.startswith(_NOTE)]
+    return "\n  ".join([f"{len(files)} files: {', '.join(run.lines[-1].strip('= ') for run in runs)}", *notes])
+
+
+def _make_environments() -> None:
+    """Make the environments of the services: inside there is no network to make them with."""
+    for service in ("grpc", "http"):
+        command = [str(ROOT / "hatchw"), "run", f"{service}:python", "-V"]
+        done = subprocess.run(
+            command, cwd=ROOT, check=False, capture_output=True, text=True, env=proofs.outer_environment()
+        )
+        if done.returncode != 0:
+            raise Failed(*f"{done.stdout}\n{done.stderr}".strip().splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What pytest said, and whether it had something against the tests."""
+
+    failed: bool
+    lines: Sequence[str]
+
+
+def _in_namespaces(file: Path) -> _Run:
+    # -s: the notes of the tests that passed are wanted too.
+    return _pytest([sys.executable, "-m", "kube.cluster.enter", "--", sys.executable], "-s", str(file))
+
+
+def _pytest(python: Sequence[str], *arguments: str) -> _Run:
     command = [*python, "-m", "pytest", "-q", "--no-header", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    lines = f"{done.stdout}\n{done.stderr}".strip().splitlines()
-    if done.returncode != 0:
-        raise Failed(*lines)
-    return lines[-1].strip("= ")
+    if done.returncode == UNAVAILABLE:
+        raise ToolMissing(done.stderr.strip())
+    # The summary is the last line of the standard output.
+    return _Run(done.returncode != 0, f"{done.stderr}\n{done.stdout}".strip().splitlines())
 
 
 def _refuse(found: Iterable[object]) -> None:
@@ -151,22 +196,22 @@ CHECKS = (
     Check("promtool", "Prometheus takes its configuration and rules, and the rules pass their tests", _promtool),
     Check("otelcol-validate", "the collector and Jaeger take their configurations, as rendered", _otelcol),
     Check("checkov", "a linter of others, with argued skips", _checkov),
-    Check("tests", "the tests in tests/infra, end to end left out", _tests),
+    Check("tests", "the tests in tests/infra, end to end left out", lambda: suite_in(_TESTS)),
     Check("e2e", "the local overlay runs: the real components, both services, outages", _e2e),
 )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the checks that *arguments* name, all without any."""
+def main(arguments: Sequence[str], checks: Sequence[Check] = CHECKS, environ: Mapping[str, str] = os.environ) -> int:
+    """Run those of *checks* that *arguments* name, all without any; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m kube.check", description="Check everything in infra/.")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[each.name for each in CHECKS], help="only these")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[each.name for each in checks], help="only these")
     parser.add_argument("--list", action="store_true", help="list the checks and end")
     options = parser.parse_args(arguments)
-    chosen = [each for each in CHECKS if not options.only or each.name in options.only]
+    chosen = [each for each in checks if not options.only or each.name in options.only]
     if options.list:
         print("\n".join(f"{each.name:<18}{each.summary}" for each in chosen))
         return 0
-    return int(not run(chosen, strict=bool(os.environ.get("CI"))))
+    return int(not run(chosen, strict=bool(environ.get("CI"))))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from kube.lint.files import files
 from kube.objects import Container, Object, Pod, mapping, mappings, title
 from kube.toolchain import ToolMissing, tool
 
-__all__ = ["checkov", "collector_configs", "prometheus_configs", "rule_tests"]
+__all__ = ["checkov", "collector_configs", "outer_environment", "prometheus_configs", "rule_tests"]
 
 _RULES = ROOT / "infra/prometheus/rules"
 _CHECKOV = ROOT / "infra/.checkov.yaml"
@@ -91,19 +91,19 @@ def _checked_rules(unit: Unit, thing: Object) -> Iterator[str]:
             yield f"{unit.name}: {title(thing)}: {_last_lines(done, name)}"
 
 
-def rule_tests() -> Iterator[str]:
+def rule_tests(rules: Path = _RULES) -> Iterator[str]:
     """Yield what promtool says about the rules that fail their tests, and the rules that have none."""
-    tests = sorted((_RULES / "tests").glob("*.yaml"))
+    tests = sorted((rules / "tests").glob("*.yaml"))
     done = _run([str(tool("promtool")), "test", "rules", *map(str, tests)])
     if done.returncode != 0:
         yield _last_lines(done, str(ROOT))
     tested = {
         rule for test in tests for rule in re.findall(r"^\s*(?:- )?alertname: (\S+)", test.read_text(), re.MULTILINE)
     }
-    for file in sorted(_RULES.glob("*.yaml")):
+    for file in sorted(rules.glob("*.yaml")):
         for alert in re.findall(r"^\s*- alert: (\S+)", file.read_text(), re.MULTILINE):
             if alert not in tested:
-                yield f"{file.relative_to(ROOT)}: found no test of alert {alert}, expected one in rules/tests"
+                yield f"{file.name}: found no test of alert {alert}, expected one in {rules.name}/tests"
 
 
 def checkov(objects: Sequence[Object]) -> Iterator[str]:
@@ -132,12 +132,16 @@ def _checkov_command() -> list[str]:
     return [str(wrapper), "run", "checkov:run"]
 
 
-def _calm() -> dict[str, str]:
-    """Return the environment without what belongs to the hatch environment around, and no question for updates."""
-    mine = {
+def outer_environment() -> dict[str, str]:
+    """Return the process environment without what belongs to the hatch environment that this runs in."""
+    return {
         name: value for name, value in without_constraints().items() if not name.startswith(("HATCH_ENV", "PYTHON"))
     }
-    return {**mine, "CKV_SKIP_PACKAGE_UPDATE_CHECK": "1", "LOG_LEVEL": "ERROR"}
+
+
+def _calm() -> dict[str, str]:
+    """Return the environment for checkov: it asks for no update and talks of errors only."""
+    return {**outer_environment(), "CKV_SKIP_PACKAGE_UPDATE_CHECK": "1", "LOG_LEVEL": "ERROR"}
 
 
 @contextmanager

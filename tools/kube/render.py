@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 from workspace import ROOT
 
+from kube.lint.documents import Loader
 from kube.lint.unit import Unit
-from kube.objects import Object
+from kube.objects import Object, dig
 from kube.toolchain import tool
 
 __all__ = ["INFRA", "Deployment", "Object", "RenderError", "deployments", "environment", "load", "render"]
@@ -69,7 +70,7 @@ def render(directory: Path) -> list[Object]:
     except subprocess.TimeoutExpired as error:
         raise RenderError(f"{_shown(directory)}: kustomize took longer than {_SECONDS:g} s") from error
     if done.returncode != 0:
-        raise RenderError(f"{_shown(directory)}: {_reason(done.stderr)}")
+        raise RenderError(f"{_shown(directory)}: {_reason(done)}")
     return _objects(done.stdout, directory)
 
 
@@ -87,7 +88,7 @@ def load(path: Path) -> list[Object]:
     )
     if not files:
         raise RenderError(f"{_shown(path)}: found no YAML, expected a kustomization, a file or a folder of manifests")
-    return [thing for file in files for thing in _objects(file.read_text(), file)]
+    return [thing for file in files for thing in _objects(_text(file), file)]
 
 
 @lru_cache(maxsize=128)
@@ -148,27 +149,35 @@ def _house(infra: Path, folder: Path, overlay: str, beside: tuple[Path, ...]) ->
 
 def _objects(text: str, path: Path) -> list[Object]:
     try:
-        read = list(yaml.load_all(text, yaml.CSafeLoader))
+        read = list(yaml.load_all(text, Loader))
     except yaml.YAMLError as error:
         raise RenderError(f"{_shown(path)}: {' '.join(str(error).split())}") from error
     found = list(_flat(read))
     for thing in found:
-        if not (isinstance(thing, dict) and isinstance(thing.get("kind"), str) and thing.get("apiVersion")):
-            raise RenderError(f"{_shown(path)}: found {str(thing)[:60]!r}, expected an object with apiVersion and kind")
+        if not (isinstance(dig(thing, "kind"), str) and thing.get("apiVersion") and dig(thing, "metadata", "name")):
+            expected = "an object with apiVersion, kind and metadata.name"
+            raise RenderError(f"{_shown(path)}: found {str(thing)[:60]!r}, expected {expected}")
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise RenderError(f"{_shown(file)}: found a byte that is no UTF-8 at {error.start}, expected text") from error
 
 
 def _flat(documents: Sequence[Any]) -> Iterator[Any]:
     for each in documents:
-        if isinstance(each, dict) and each.get("kind") == "List":
-            yield from _flat(each.get("items") or [])
+        if isinstance(each, dict) and isinstance(each.get("items"), list) and each.get("kind") == "List":
+            yield from _flat(each["items"])
         elif each is not None:
             yield each
 
 
-def _reason(said: str) -> str:
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Return what kustomize says from its error on, in one line; warnings come before."""
-    reason = said.partition("Error:")[2] or said or "no reason given"
+    reason = done.stderr.partition("Error:")[2] or done.stderr or f"{done.args[0]} ended with {done.returncode}"
     return " ".join(reason.replace(f"{ROOT}/", "").split())
 
 

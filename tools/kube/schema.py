@@ -20,19 +20,15 @@ from referencing import Registry, Resource
 
 from kube.objects import Object, dig, mapping, mappings, title
 from kube.toolchain import crd_files
-from kube.versions import kubernetes
+from kube.versions import VersionsError, kubernetes
 
-__all__ = ["Invalid", "SchemaMissingError", "validate"]
+__all__ = ["Invalid", "validate"]
 
 _SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 # Longer texts of a validator say nothing more.
 _TEXT = 160
 # Keywords that hold values, not schemas.
 _VALUES = ("default", "enum", "example", "properties", "required")
-
-
-class SchemaMissingError(Exception):
-    """A version of Kubernetes has no schemas; the message names those that have."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -114,9 +110,7 @@ def _folder(version: str) -> Path:
     found = sorted(_SCHEMAS.glob(f"v{version}.*-local-strict"))
     if not found:
         there = ", ".join(sorted(path.name.split("-")[0] for path in _SCHEMAS.glob("*-local-strict")))
-        raise SchemaMissingError(
-            f"infra/versions.toml: kubernetes: found {version}, expected one that has schemas: {there}"
-        )
+        raise VersionsError(f"infra/versions.toml: kubernetes: found {version}, expected one that has schemas: {there}")
     return found[-1]
 
 

@@ -118,8 +118,8 @@ def digest(recipe: Recipe, go: Go) -> str:
 
 
 def complete(recipe: Recipe, folder: Path) -> bool:
-    """Whether all files of *recipe* are in *folder*."""
-    return all((folder / file).is_file() for file in recipe.files)
+    """Whether all files of *recipe* are in *folder*; one that is empty is what a crash of the machine left of it."""
+    return all((folder / file).is_file() and (folder / file).stat().st_size for file in recipe.files)
 
 
 # --- making it ---

@@ -7,6 +7,7 @@ The tests build on each other: one cluster, in the order of the file.
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import httpx
@@ -117,7 +118,7 @@ def test_an_outage_of_jaeger_loses_no_trace(platform: Platform) -> None:
 
     assert load.failed == []
     missing = _missing(platform, load.answered)
-    print(f"Jaeger away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
+    print(f"\nnote: Jaeger away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
     assert missing == []
 
 
@@ -128,14 +129,15 @@ def test_an_outage_of_the_collector_loses_nothing(platform: Platform) -> None:
 
     assert load.failed == []
     missing = _missing(platform, load.answered)
-    print(f"collector away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
+    print(f"\nnote: collector away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
     assert missing == []
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_stop_loses_nothing(platform: Platform, service: str) -> None:
-    """A pod is replaced under load: it ends within its grace, no caller notices, and every trace is stored."""
-    with Load(platform.http_address, RATE) as load:
+    """A pod is replaced under load: it ends within its grace, no caller notices, and all three signals are whole."""
+    counted, started = _posts(platform), time.monotonic()
+    with Load(platform.http_address, RATE, method="POST") as load:
         time.sleep(2)
         (pod,) = platform.cluster.pods(service)
         ended = platform.cluster.delete(pod)
@@ -144,6 +146,8 @@ def test_a_stop_loses_nothing(platform: Platform, service: str) -> None:
 
     assert (ended.exit_code, ended.killed, load.failed) == (0, False, [])
     assert _missing(platform, load.answered) == []
+    assert _without_access_lines(platform, load.answered, time.monotonic() - started) == []
+    eventually(lambda: _posts(platform) - counted == len(load.answered), EXPORTED_SECONDS, "not all calls are counted")
 
 
 def test_every_promql_has_data(platform: Platform) -> None:
@@ -201,6 +205,18 @@ def _missing(platform: Platform, traces: Sequence[str]) -> list[str]:
         missing = [trace for trace in missing if not _whole(platform, trace)]
         time.sleep(0.5)
     return missing
+
+
+def _without_access_lines(platform: Platform, traces: Sequence[str], seconds: float) -> list[str]:
+    """Return the traces that do not have the access line of each service."""
+    lines = platform.loki.lines('{service_name=~"rsketch-.+"} | scope_name="rsketch_telemetry.access"', seconds=seconds)
+    services = Counter(line.labels["trace_id"] for line in lines)
+    return [trace for trace in traces if services[trace] != len(SERVICES)]
+
+
+def _posts(platform: Platform) -> int:
+    """Return how many POST requests the metrics of all pods, also of those that are gone, have counted."""
+    return int(platform.prometheus.total(f'last_over_time({REQUESTS}{{http_request_method="POST"}}[1h])'))
 
 
 def _balance(sent: Sequence[str], missing: Sequence[str]) -> str:

@@ -88,7 +88,12 @@ async def _serving(taking: Cloud, listening: socket.socket, tls: ssl.SSLContext)
 
         async def front(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             inner, to_inner = await asyncio.open_connection(at.host, at.http_port)
-            await asyncio.gather(_pass_on(reader, to_inner), _pass_on(inner, writer))
+            try:
+                await asyncio.gather(_pass_on(reader, to_inner), _pass_on(inner, writer))
+            finally:
+                # A pod that was killed says no farewell, and TLS would wait for one.
+                writer.transport.abort()
+                to_inner.transport.abort()
 
         async with await asyncio.start_server(front, sock=listening, ssl=tls):
             yield
@@ -116,10 +121,13 @@ def _in_background(serving: AbstractAsyncContextManager[None]) -> Iterator[None]
             opened.set_result(lambda: loop.call_soon_threadsafe(over.set))
             await over.wait()
 
+    def report(ended: Future[None]) -> None:
+        if not opened.done():
+            opened.set_exception(ended.exception())
+
     with ThreadPoolExecutor(1, thread_name_prefix="cloud") as pool:
         running = pool.submit(asyncio.run, run())
-        # One that cannot be opened ends at once, and says why.
-        running.add_done_callback(lambda ended: opened.done() or opened.set_exception(ended.exception()))
+        running.add_done_callback(report)
         close = opened.result()
         try:
             yield

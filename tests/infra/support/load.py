@@ -18,16 +18,18 @@ class Load:
     Args:
         address: Returns `host:port` of the service; asked for each call, as pods come and go.
         rate: Calls a second.
+        method: GET or POST; which of them a test takes tells its calls from others in the metrics.
 
     Attributes:
         answered: Trace ids of the calls that were answered with 200.
         failed: What became of each other call.
     """
 
-    def __init__(self, address: Callable[[], str], rate: float) -> None:
+    def __init__(self, address: Callable[[], str], rate: float, method: str = "GET") -> None:
         self.answered: list[str] = []
         self.failed: list[str] = []
         self._address = address
+        self._method = method
         self._pause = 1 / rate
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -50,8 +52,13 @@ class Load:
     def _call(self, client: httpx.Client) -> None:
         trace = secrets.token_hex(16)
         headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        url, name, is_get = f"http://{self._address()}/api/v1/hello", {"name": "ada"}, self._method == "GET"
         try:
-            answer = client.get(f"http://{self._address()}/api/v1/hello", params={"name": "ada"}, headers=headers)
+            answer = (
+                client.get(url, params=name, headers=headers)
+                if is_get
+                else client.post(url, json=name, headers=headers)
+            )
         except httpx.HTTPError as error:
             self.failed.append(repr(error))
             return

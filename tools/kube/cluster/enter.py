@@ -122,6 +122,8 @@ def _be_first(complain: int, command: Sequence[str], environ: Mapping[str, str])
     if failure := next(filter(None, map(_failure, _TRIALS)), None):
         os.write(complain, failure.encode())
         return 1
+    # Process 1 loses a signal that it has no handler for yet, unless it is blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     os.close(complain)
     return _run(command, environ)
 
@@ -139,11 +141,15 @@ def _reason(error: OSError) -> str:
 
 def _run(command: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
-        child = subprocess.Popen(command, env={**environ, INSIDE: "1"})
+        child = subprocess.Popen(command, env={**environ, INSIDE: "1"}, preexec_fn=_unblock)  # noqa: PLW1509 - no threads
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     return _await(child.pid)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
 
 
 def _await(process: int) -> int:
@@ -154,6 +160,7 @@ def _await(process: int) -> int:
             os.kill(process, number)
 
     before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    _unblock()
     try:
         while True:
             ended, status = os.wait()

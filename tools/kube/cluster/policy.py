@@ -114,7 +114,10 @@ def _peers(
     if not elements:
         yield _Peers()
     for element in elements or []:
-        if block := element.get("ipBlock"):
+        if (block := element.get("ipBlock")) and ":" in block["cidr"]:
+            # No pod has an address of IPv6 here.
+            yield _Peers(())
+        elif block:
             yield _Peers(network=block["cidr"], exceptions=tuple(block.get("except") or ()))
         else:
             yield _Peers(tuple(pod for pod in pods if _is_peer(element, home, pod, namespaces)))

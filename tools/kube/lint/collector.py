@@ -8,7 +8,7 @@ from workspace import ROOT
 
 from kube.lint.collector_config import SIGNALS, Collector, collectors, uses
 from kube.lint.documents import DocumentError, parse
-from kube.lint.files import files, is_there, keys, listed, mount_of
+from kube.lint.files import files, is_there, listed, mount_of
 from kube.lint.finding import Fault
 from kube.lint.registry import rule
 from kube.lint.unit import Unit
@@ -49,8 +49,10 @@ _HOLDING = {"batch", "groupbytrace"}
 def config_parses(unit: Unit) -> Iterator[Fault]:
     """A ConfigMap's YAML and JSON can be read, and no key stands twice in a mapping."""
     for thing in unit.kind("ConfigMap"):
-        for key, text in keys(thing).items():
-            if text is not None and re.search(r"\.(json|ya?ml)$", key):
+        for key, text in mapping(thing, "data").items():
+            if not isinstance(text, str):
+                yield Fault(thing, f"data[{key}]", f"{text!r:.60}", "text: a | before it keeps YAML in it as it is")
+            elif re.search(r"\.(json|ya?ml)$", key):
                 try:
                     parse(text, key)
                 except DocumentError as error:

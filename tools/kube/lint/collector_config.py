@@ -25,6 +25,8 @@ __all__ = ["LOOPBACK", "SIGNALS", "Collector", "Listener", "collectors", "every_
 SIGNALS = ("traces", "metrics", "logs")
 LOOPBACK = re.compile(r"^(localhost|127\.[0-9.]+|::1|\[::1\])$")
 _REFERENCE = re.compile(r"\$\$|\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}")
+# Whatever its configuration lacks, such as all of it.
+_IMAGE = re.compile(r"(^|/)(opentelemetry-collector(-\w+)?|jaegertracing/jaeger)$")
 _OTLP_PORTS = {"grpc": 4317, "http": 4318}
 
 
@@ -190,20 +192,22 @@ def _sources(unit: Unit, pod: Pod, container: Container) -> list[Source]:
     there = files(unit, pod, container)
     named = [value for flag, value in flags(container) if flag == "config"]
     paths = [value.removeprefix("file:") for value in named]
-    texts = [(path, there[path]) for path in paths if there.get(path)]
+    texts = [(path, there[path]) for path in paths if there.get(path) is not None]
     texts += [("config.yaml", value.removeprefix("yaml:")) for value in named if value.startswith("yaml:")]
     # A file that is mounted under another name than the argument's is judged all the same.
     texts = texts or [(path, text) for path, text in there.items() if text]
-    read = ((path, _document(path, text or "")) for path, text in texts)
+    try:
+        read = [(path, _document(path, text or "")) for path, text in texts]
+    except DocumentError:
+        # Another rule says so.
+        return []
     found = [Source(*_origin(unit, pod, container, path), config) for path, config in read]
-    return found if any("receivers" in each.config and "service" in each.config for each in found) else []
+    sections = {key for each in found for key in each.config}
+    return found if _IMAGE.search(container.repository) or {"receivers", "service"} <= sections else []
 
 
 def _document(path: str, text: str) -> Object:
-    try:
-        found = parse(text, path)
-    except DocumentError:
-        return {}
+    found = parse(text, path)
     return found if isinstance(found, dict) else {}
 
 

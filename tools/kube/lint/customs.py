@@ -67,6 +67,19 @@ def network_policy_missing(unit: Unit) -> Iterator[Fault]:
             yield Fault(pod.owner, pod.path, "pods that no NetworkPolicy names", "a NetworkPolicy for them")
 
 
+@rule("service-links", house=True)
+def service_links(unit: Unit) -> Iterator[Fault]:
+    """
+    No pod gets variables for Services.
+
+    A Service called rsketch-http makes Kubernetes set RSKETCH_HTTP_PORT=tcp://…, which is a setting of ours.
+    """
+    for pod in unit.pods:
+        # An operator's resource may have no word for it.
+        if pod.spec.get("enableServiceLinks") is not False and not is_made_by_an_operator(pod.owner):
+            yield Fault(pod.owner, f"{pod.path}.enableServiceLinks", "true", "false")
+
+
 @rule("namespace-own", house=True)
 def namespace_own(unit: Unit) -> Iterator[Fault]:
     """Nothing lands in a namespace that every cluster has."""

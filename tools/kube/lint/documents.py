@@ -1,4 +1,4 @@
-"""YAML and JSON as the programs read them that they are for: a key that stands twice is an error, not the last one."""
+"""YAML and JSON as Kubernetes and its programs read them: a key that stands twice is an error, a date is text."""
 
 import json
 from collections.abc import Hashable
@@ -7,20 +7,27 @@ from typing import Any
 
 import yaml
 
-__all__ = ["DocumentError", "parse"]
+__all__ = ["DocumentError", "Loader", "parse"]
+
+_MERGE, _TIMESTAMP = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
 
 
 class DocumentError(Exception):
     """A text is no YAML or JSON; the message says where and why, in one line."""
 
 
-class _Loader(yaml.CSafeLoader):
-    """Refuses a key that stands twice in a mapping."""
+class Loader(yaml.CSafeLoader):
+    """Refuses a key that stands twice in a mapping, and knows no dates."""
 
-    # Its signature is PyYAML's.
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's
+        first: [each for each in resolvers if each[0] != _TIMESTAMP]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's
+        """Return the mapping of a node, each key of which stands once."""
         seen = []
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if key.tag != _MERGE):
             name = self.construct_object(key, deep=True)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {name} twice", key.start_mark)
@@ -38,7 +45,7 @@ def parse(text: str, name: str) -> Any:
         DocumentError: It says nothing sensible.
     """
     try:
-        return json.loads(text) if name.endswith(".json") else yaml.load(text, _Loader)  # noqa: S506 - a safe one
+        return json.loads(text) if name.endswith(".json") else yaml.load(text, Loader)  # noqa: S506 - a safe one
     except (ValueError, yaml.YAMLError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f" in line {mark.line + 1}" if mark else ""

@@ -10,6 +10,7 @@ from kube.lint.collector_config import Collector, collectors
 from kube.lint.documents import DocumentError, parse
 from kube.lint.environment import UNKNOWN, environment
 from kube.lint.files import config_source, files, mount_of, projections
+from kube.lint.images import service_of
 from kube.lint.unit import Unit
 from kube.objects import Container, Object, Pod, dig, mapping, mappings
 
@@ -76,15 +77,21 @@ def endpoints(unit: Unit) -> list[Endpoint]:
 
 
 def _variables(unit: Unit, pod: Pod, container: Container) -> Iterator[Endpoint]:
-    values = environment(unit, pod, container)
+    values, ours = environment(unit, pod, container), service_of(container) is not None
     for name, value in values.items():
-        if value and (_NAMES.search(name) or _URL.match(value)) and not _OWN_NAME.search(name):
-            protocol = ""
-            if _OTLP.match(name):
+        named = _NAMES.search(name) and (ours or address(value))
+        if value and (named or _URL.match(value)) and not _OWN_NAME.search(name):
+            path, direct = f"{container.path}.env[{name}]", value.startswith("dns:")
+            otlp = _OTLP.match(name)
+            if otlp is None:
+                yield Endpoint(pod, pod.owner, path, value, direct=direct)
+            else:
                 asked = values.get(name.replace("ENDPOINT", "PROTOCOL")) or values.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-                protocol = "http" if (asked or "grpc").startswith("http") else "grpc"
-            direct = value.startswith("dns:")
-            yield Endpoint(pod, pod.owner, f"{container.path}.env[{name}]", value, protocol, direct)
+                # Ours send gRPC where nothing is said; other SDKs differ.
+                protocol = (asked or ("grpc" if ours else "")).partition("/")[0]
+                plaintext = {"http": True, "https": False}.get(value.partition(":")[0])
+                base = value.removesuffix(f"/v1/{(otlp[2] or '').lower()}")
+                yield Endpoint(pod, pod.owner, path, base, protocol, direct, plaintext)
 
 
 def _exported(collector: Collector) -> Iterator[Endpoint]:
@@ -103,9 +110,11 @@ def _exported(collector: Collector) -> Iterator[Endpoint]:
 
 
 def _addresses(exporter: Object) -> Iterator[tuple[tuple[str, ...], str, bool]]:
-    for key in ("endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint"):
+    for signal in ("", "traces", "metrics", "logs"):
+        key = f"{signal}_endpoint".removeprefix("_")
         if exporter.get(key):
-            yield (key,), str(exporter[key]), False
+            # What is for one signal is the whole URL.
+            yield (key,), str(exporter[key]).removesuffix(f"/v1/{signal}"), False
     resolver = mapping(exporter, "resolver")
     for host in dig(resolver, "static", "hostnames") or []:
         yield ("resolver", "static", "hostnames"), str(host) if ":" in str(host) else f"{host}:4317", False

@@ -73,7 +73,8 @@ def keys(source: Object) -> Mapping[str, str | None]:
             **{key: _decoded(value) for key, value in mapping(source, "data").items()},
             **mapping(source, "stringData"),
         }
-    return {**known, **dict.fromkeys(mapping(source, "binaryData"))}
+    texts = {str(key): text if isinstance(text, str) else None for key, text in known.items()}
+    return {**texts, **dict.fromkeys(mapping(source, "binaryData"))}
 
 
 def secret_keys(unit: Unit, kind: str, name: str, at: str) -> Mapping[str, str | None] | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from kube.lint.files import listed
 from kube.lint.finding import Fault
+from kube.lint.images import service_of
 from kube.lint.registry import rule
 from kube.lint.unit import Unit
 from kube.objects import Container, Object, Pod, dig, mappings, namespace, title
@@ -25,6 +26,17 @@ def port_range(unit: Unit) -> Iterator[Fault]:
             for key in ("port", "targetPort", "nodePort"):
                 if isinstance(port.get(key), int) and not _is_port(port[key]):
                     yield Fault(service, f"spec.ports[].{key}", str(port[key]), "1 to 65535")
+
+
+@rule("service-port")
+def service_port(unit: Unit) -> Iterator[Fault]:
+    """The port that a variable tells a service of ours to listen on is one of its container."""
+    for pod, container in _running(unit):
+        name = f"{(service_of(container) or '').upper().replace('-', '_')}_PORT"
+        wanted = container.value(name)
+        if wanted is not None and wanted not in {str(port.get("containerPort")) for port in container.ports}:
+            expected = f"a port of the container: {known(container.ports)}"
+            yield Fault(pod.owner, f"{container.path}.env[{name}]", wanted, expected)
 
 
 @rule("port-unique")
@@ -84,7 +96,7 @@ def network_policy_port(unit: Unit) -> Iterator[Fault]:
 def probes_set(unit: Unit) -> Iterator[Fault]:
     """A container that runs on has a startup, a readiness and a liveness probe."""
     for pod, container in _running(unit):
-        missing = [probe for probe in _PROBES if probe not in container.spec]
+        missing = [probe for probe in _PROBES if not container.spec.get(probe)]
         if missing:
             yield Fault(pod.owner, container.path, f"no {', '.join(missing)}", "all three probes")
 

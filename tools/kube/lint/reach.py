@@ -168,12 +168,14 @@ def otlp_path(unit: Unit) -> Iterator[Fault]:
 
 @rule("otlp-plaintext")
 def otlp_plaintext(unit: Unit) -> Iterator[Fault]:
-    """An exporter speaks TLS to what takes TLS, and plain text to what does not."""
+    """OTLP is sent with TLS to what takes TLS, and in plain text to what does not."""
     for route, server, port in _connections(unit):
         encrypted = _encrypted(unit, server).get(port)
         if route.endpoint.plaintext is not None and encrypted is not None and encrypted == route.endpoint.plaintext:
             found = "plain text" if route.endpoint.plaintext else "TLS"
-            expected = f"{'TLS' if encrypted else 'tls.insecure: true'} for {title(server.owner)}"
+            expected = (
+                f"{'TLS' if encrypted else 'plain text (http:// or tls.insecure: true)'} for {title(server.owner)}"
+            )
             yield route.fault(found, expected)
 
 

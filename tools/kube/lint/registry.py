@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kube.lint.finding import Fault, Finding
 from kube.lint.unit import Unit
-from kube.objects import mapping
+from kube.objects import Object, mapping
 
 __all__ = ["RULES", "WAIVER", "Rule", "lint", "rule"]
 
@@ -16,6 +16,8 @@ Check = Callable[[Unit], Iterable[Fault]]
 # findings whose subject, the last word of what was found, the reason mentions.
 WAIVER = "lint.rsketch/"
 _WORD = re.compile(r"[\w.-]+")
+# How it ends when a rule meets a value of another type than the schema has: a text for a number, a list for a name.
+_MISREAD = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # What a reason need not repeat.
 _NOTHING = {"false", "none", "nothing", "true"}
 
@@ -55,10 +57,29 @@ def rule(name: str, *, house: bool = False) -> Callable[[Check], Check]:
 def lint(unit: Unit, names: Collection[str] = ()) -> list[Finding]:
     """Return what is wrong in *unit*, by the rules in *names* or, without any, by all that apply to it."""
     rules = [RULES[name] for name in names] or [each for each in RULES.values() if unit.house or not each.house]
-    faults = [(each.name, fault) for each in rules for fault in each.check(unit)]
+    faults = [(each.name, fault) for each in rules for fault in _faults(unit, each)]
     waived = {(id(fault.thing), name) for name, fault in faults if _is_waived(name, fault)}
     standing = {Finding.of(name, fault) for name, fault in faults if not _is_waived(name, fault)}
     return sorted(standing | set(_idle_waivers(unit, waived, {each.name for each in rules})))
+
+
+def _faults(unit: Unit, each: Rule) -> list[Fault]:
+    try:
+        return list(each.check(unit))
+    except _MISREAD as error:
+        found = f"what cannot be read ({type(error).__name__}: {error})"
+        return [Fault(_culprit(unit, each), "the object", found, "types that its schema, or its program, accepts")]
+
+
+def _culprit(unit: Unit, each: Rule) -> Object:
+    """Return the object with which a rule can no longer read what there is."""
+    things, own = [*unit.objects, *unit.neighbours], len(unit.objects)
+    for number, thing in enumerate(things, 1):
+        try:
+            list(each.check(replace(unit, objects=things[:number][:own], neighbours=things[own:number])))
+        except _MISREAD:
+            return thing
+    raise AssertionError(each.name)
 
 
 def _is_waived(name: str, fault: Fault) -> bool:

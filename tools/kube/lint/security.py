@@ -121,7 +121,7 @@ def seccomp(unit: Unit) -> Iterator[Fault]:
             yield Fault(
                 pod.owner,
                 path,
-                "nothing" if found is None else found,
+                "nothing" if found is None else str(found),
                 "RuntimeDefault or Localhost, here or for the pod",
             )
 

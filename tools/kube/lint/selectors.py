@@ -79,6 +79,17 @@ def _finds(unit: Unit, policy: Object, peer: Object) -> bool:
     return any(unit.selected(peer.get("podSelector", {}), space) for space in spaces)
 
 
+@rule("network-policy-types")
+def network_policy_types(unit: Unit) -> Iterator[Fault]:
+    """The policyTypes of a NetworkPolicy name each direction that it has rules for: it ignores the other rules."""
+    for policy in unit.kind("NetworkPolicy"):
+        types = dig(policy, "spec", "policyTypes")
+        for direction in ("Ingress", "Egress"):
+            if types and direction not in types and dig(policy, "spec", direction.lower()):
+                found = f"{listed(types)}, though there is {direction.lower()}"
+                yield Fault(policy, "spec.policyTypes", found, f"{direction} besides, or none of its rules")
+
+
 @rule("spread-selector")
 def spread_selector(unit: Unit) -> Iterator[Fault]:
     """A topology spread constraint counts the pods that carry it."""

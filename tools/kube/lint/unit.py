@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kube.lint.operators import made_by_operators
-from kube.objects import Object, Pod, labels, matches, metadata_name, namespace, pod_of
+from kube.objects import Object, Pod, labels, mapping, matches, metadata_name, namespace, pod_of
 
 __all__ = ["BUILT_IN_NAMESPACES", "Unit"]
 
@@ -89,7 +89,7 @@ class Unit:
 
     def behind(self, service: Object) -> list[Pod]:
         """Return the pods that a Service selects."""
-        wanted = service.get("spec", {}).get("selector")
+        wanted = mapping(service, "spec", "selector")
         return self.selected({"matchLabels": wanted}, namespace(service)) if wanted else []
 
     @cached_property

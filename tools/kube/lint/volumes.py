@@ -102,7 +102,7 @@ def _one_pod(pod: Pod) -> Iterator[Fault]:
     replicas = dig(pod.owner, "spec", "replicas")
     if isinstance(replicas, int) and replicas > 1:
         yield Fault(pod.owner, "spec.replicas", str(replicas), "1 with a ReadWriteOnce claim, or a StatefulSet")
-    strategy = dig(pod.owner, "spec", "strategy", "type") or "RollingUpdate"
+    strategy = str(dig(pod.owner, "spec", "strategy", "type") or "RollingUpdate")
     if pod.owner.get("kind") == "Deployment" and strategy != "Recreate":
         yield Fault(pod.owner, "spec.strategy.type", strategy, "Recreate with a ReadWriteOnce claim")
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from kube.cluster.environment import PodValues, expand, quantity, resource, variables
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object, Objects
+from kube.cluster.objects import Objects
+from kube.objects import Object
 
 POD = PodValues(
     name="web-0",

@@ -5,8 +5,8 @@ import dns.rcode
 import dns.rdatatype
 from kube.cluster.facts import PodFacts, Port
 from kube.cluster.names import Zone, answer, zone
-from kube.cluster.objects import Object
 from kube.cluster.services import Endpoint, frontends, links
+from kube.objects import Object
 
 HTTP = Port("http", 8080)
 PODS = [

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from kube.cluster.errors import ObjectError
 from kube.cluster.facts import PodFacts, Port
 from kube.cluster.netfilter import ruleset
-from kube.cluster.objects import Object
 from kube.cluster.policy import Allowance, Isolation, isolations
-from kube.cluster.selectors import matches
 from kube.cluster.services import Endpoint, Frontend
+from kube.objects import Object, matches
 
 WEB = PodFacts(
     name="web",
@@ -158,5 +156,5 @@ def test_selectors(selector: Mapping[str, Any], labels: Mapping[str, str], match
 
 def test_an_unknown_operator_is_named() -> None:
     """A selector that Kubernetes would refuse is refused, with the operators that exist."""
-    with pytest.raises(ObjectError, match="operator 'Is', expected In, NotIn, Exists or DoesNotExist"):
+    with pytest.raises(ValueError, match="operator 'Is', expected In, NotIn, Exists or DoesNotExist"):
         matches({"matchExpressions": [{"key": "a", "operator": "Is"}]}, {})

@@ -86,6 +86,9 @@ def matches(selector: Any, these: Mapping[str, str]) -> bool:
     Tell whether a label selector finds what carries *these* labels.
 
     An empty selector finds everything, a missing one nothing.
+
+    Raises:
+        ValueError: An operator that Kubernetes would refuse.
     """
     if not isinstance(selector, Mapping):
         return False
@@ -106,7 +109,7 @@ def _expression(expression: Object, these: Mapping[str, str]) -> bool:
             return value is not None
         case "DoesNotExist":
             return value is None
-    return False
+    raise ValueError(f"operator {expression.get('operator')!r}, expected In, NotIn, Exists or DoesNotExist")
 
 
 def byte_quantity(text: Any) -> float | None:

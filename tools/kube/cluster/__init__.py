@@ -3,9 +3,9 @@
 from kube.cluster.cluster import Cluster
 from kube.cluster.container import Ending
 from kube.cluster.errors import ClusterError, ClusterUnavailable, ObjectError
-from kube.cluster.objects import Object
 from kube.cluster.pod import Pod, Termination
 from kube.cluster.sandbox import Image, interpreter_binds
+from kube.objects import Object
 
 __all__ = [
     "Cluster",

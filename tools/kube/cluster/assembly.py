@@ -15,12 +15,13 @@ from kube.cluster.environment import PodValues, expand, variables
 from kube.cluster.errors import ObjectError
 from kube.cluster.names import DOMAIN
 from kube.cluster.network import NODE, Link
-from kube.cluster.objects import Object, Objects
+from kube.cluster.objects import Objects
 from kube.cluster.pod import Pod
 from kube.cluster.process import Process, program
 from kube.cluster.sandbox import PATH, Image, command_line, identity, image_name, wrap
 from kube.cluster.volumes import Volume, Volumes, mounts
 from kube.cluster.workloads import PodPlan
+from kube.objects import Object
 
 __all__ = ["Assembly"]
 

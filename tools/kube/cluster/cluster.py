@@ -24,12 +24,13 @@ from kube.cluster.inside import is_inside
 from kube.cluster.names import NameServer, Zone, zone
 from kube.cluster.netfilter import ruleset
 from kube.cluster.network import SERVICES, Network
-from kube.cluster.objects import WORKLOADS, Object, Objects, title
+from kube.cluster.objects import WORKLOADS, Objects
 from kube.cluster.pod import Pod, Termination
 from kube.cluster.policy import isolations
 from kube.cluster.sandbox import Image, interpreter_binds
 from kube.cluster.services import frontends, is_headless, links
 from kube.cluster.workloads import PodPlan, claims, plans
+from kube.objects import Object, title
 
 __all__ = ["Cluster"]
 

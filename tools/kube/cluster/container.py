@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube.cluster.errors import ClusterError
-from kube.cluster.objects import Object
 from kube.cluster.probes import Outcome, Target, Timing, attempt
 from kube.cluster.process import Process
+from kube.objects import Object
 
 __all__ = ["Container", "Ending"]
 

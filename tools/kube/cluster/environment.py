@@ -13,7 +13,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object, Objects, content
+from kube.cluster.objects import Objects, content
+from kube.objects import Object
 
 __all__ = ["PodValues", "expand", "pod_field", "quantity", "resource", "variables"]
 

@@ -21,8 +21,8 @@ import dns.rdatatype
 import dns.rrset
 
 from kube.cluster.facts import PodFacts
-from kube.cluster.objects import Object
 from kube.cluster.services import endpoints, is_headless, members
+from kube.objects import Object
 
 __all__ = ["DOMAIN", "NameServer", "Zone", "answer", "zone"]
 

@@ -7,13 +7,11 @@ Objects are copied when they come in and never changed afterwards.
 import base64
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from kube.cluster.errors import ObjectError
+from kube.objects import Object, metadata_name, namespace, title
 
-__all__ = ["Object", "Objects", "content", "title"]
-
-Object = dict[str, Any]
+__all__ = ["Objects", "content"]
 
 WORKLOADS = ("Deployment", "StatefulSet", "Job", "Pod")
 _USED = (
@@ -25,14 +23,7 @@ _USED = (
     "Secret",
     "Service",
 )
-_WITHOUT_NAMESPACE = ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace", "PriorityClass")
 _NAME_LABEL = "kubernetes.io/metadata.name"
-
-
-def title(thing: Object) -> str:
-    """How messages call an object: `Deployment observability/otel-collector`."""
-    kind, namespace, name = _key(thing)
-    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
 
 
 def content(thing: Object) -> dict[str, bytes]:
@@ -80,17 +71,17 @@ class Objects:
                 self.ignored.append(title(thing))
         return used
 
-    def find(self, kind: str, namespace: str, name: str) -> Object | None:
-        """One object, or None."""
-        return self._by_key.get((kind, namespace, name))
+    def find(self, kind: str, space: str, name: str) -> Object | None:
+        """One object of a namespace, or None."""
+        return self._by_key.get((kind, space, name))
 
     def every(self, kind: str) -> list[Object]:
         """All objects of a kind."""
         return [thing for (its_kind, _, _), thing in self._by_key.items() if its_kind == kind]
 
-    def names(self, kind: str, namespace: str) -> list[str]:
-        """The names that exist, for messages."""
-        return sorted(name for its_kind, its_space, name in self._by_key if (its_kind, its_space) == (kind, namespace))
+    def names(self, kind: str, space: str) -> list[str]:
+        """The names that exist in a namespace, for messages."""
+        return sorted(name for its_kind, its_space, name in self._by_key if (its_kind, its_space) == (kind, space))
 
     def namespaces(self) -> dict[str, dict[str, str]]:
         """Each namespace with its labels, the one that Kubernetes adds included."""
@@ -103,10 +94,10 @@ class Objects:
         }
 
     def _check_namespace(self, thing: Object) -> None:
-        _, namespace, _ = _key(thing)
-        if namespace and self.find("Namespace", "", namespace) is None:
+        space = namespace(thing)
+        if space and self.find("Namespace", "", space) is None:
             existing = ", ".join(self.names("Namespace", ""))
-            raise ObjectError(f"{title(thing)}: namespace {namespace} does not exist, only {existing}")
+            raise ObjectError(f"{title(thing)}: namespace {space} does not exist, only {existing}")
 
 
 def _flat(things: Iterable[Object]) -> Iterator[Object]:
@@ -118,6 +109,4 @@ def _flat(things: Iterable[Object]) -> Iterator[Object]:
 
 
 def _key(thing: Object) -> tuple[str, str, str]:
-    metadata = thing["metadata"]
-    namespace = "" if thing["kind"] in _WITHOUT_NAMESPACE else metadata.get("namespace") or "default"
-    return thing["kind"], namespace, metadata["name"]
+    return thing["kind"], namespace(thing), metadata_name(thing)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from kube.cluster.container import Container, Ending
 from kube.cluster.facts import PodFacts, Port
 from kube.cluster.network import Link
-from kube.cluster.objects import Object
 from kube.cluster.workloads import PodPlan
+from kube.objects import Object
 
 __all__ = ["Pod", "Termination"]
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kube.cluster.facts import PodFacts
-from kube.cluster.objects import Object
-from kube.cluster.selectors import matches
+from kube.objects import Object, matches
 
 __all__ = ["Allowance", "Isolation", "isolations"]
 

@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object
+from kube.objects import Object
 
 __all__ = ["Outcome", "Target", "Timing", "attempt"]
 

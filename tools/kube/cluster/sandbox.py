@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object
 from kube.cluster.volumes import Identity, Mount
+from kube.objects import Object
 
 __all__ = ["Image", "command_line", "identity", "image_name", "interpreter_binds", "wrap"]
 

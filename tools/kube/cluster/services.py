@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kube.cluster.facts import PodFacts
-from kube.cluster.objects import Object
-from kube.cluster.selectors import matches
+from kube.objects import Object, matches
 
 __all__ = ["Endpoint", "Frontend", "endpoints", "frontends", "is_headless", "links", "members"]
 

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from kube.cluster.environment import PodValues, pod_field
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object, Objects, content
+from kube.cluster.objects import Objects, content
+from kube.objects import Object
 
 __all__ = ["Identity", "Mount", "Volume", "Volumes", "mounts"]
 

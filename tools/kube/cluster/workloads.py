@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from kube.cluster.errors import ObjectError
-from kube.cluster.objects import Object, title
-from kube.cluster.selectors import matches
+from kube.objects import Object, matches, title
 
 __all__ = ["PodPlan", "claims", "plans"]
 

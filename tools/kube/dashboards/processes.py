@@ -194,7 +194,7 @@ _DISKS = Row(
     panels=[
         Panel(
             title="Prometheus: stored",
-            description="Blocks, write-ahead log and the head's chunks. Blocks go at 80 % of the volume or after 15 days.",
+            description="Blocks, write-ahead log, the head's chunks. Blocks go at 80 % of the volume or after 15 days.",
             unit="bytes",
             queries=[
                 Query(expression="sum(prometheus_tsdb_storage_blocks_bytes)", legend="blocks"),

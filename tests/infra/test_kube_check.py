@@ -1,6 +1,7 @@
 """The runner of the checks, and the checks that hand rendered manifests to the programs they are for."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def test_sound_configurations_are_taken_by_their_programs() -> None:
     ],
 )
 def test_a_key_that_the_collector_does_not_know_is_named(key: str, old: str, new: str, said: str) -> None:
-    """By the collector itself, with the object that runs it."""
+    """By the collector itself, in one line with the object that runs it and what would have been right."""
     unit = platform()
     data = config_map(unit, key)["data"]
     assert old in data[key]
@@ -138,8 +139,12 @@ def test_a_key_that_the_collector_does_not_know_is_named(key: str, old: str, new
 
     (finding,) = proofs.collector_configs([unit])
 
-    assert finding.startswith("overlays/local/platform: ")
-    assert said in finding
+    where, found, expected = re.fullmatch(r"(.+?): found (.+), expected (.+)", finding).groups()  # type: ignore[union-attr]
+    assert re.fullmatch(
+        r"overlays/local/platform: (Deployment|StatefulSet) observability/(otel-collector|jaeger)", where
+    )
+    assert said in found
+    assert re.fullmatch(r"a configuration that (otelcol|jaeger) takes", expected)
 
 
 def test_a_configuration_that_prometheus_does_not_take_is_named() -> None:

@@ -45,13 +45,15 @@ def _identity(unit: Unit, each: Collector) -> str:
 
 
 def _validated(unit: Unit, each: Collector) -> Iterator[str]:
-    program = str(tool("jaeger" if each.jaeger else "otelcol"))
-    env = {name: _stand_in(name) if value == UNKNOWN else value for name, value in each.env.items()}
+    name = "jaeger" if each.jaeger else "otelcol"
+    program = str(tool(name))
+    env = {key: _stand_in(key) if value == UNKNOWN else value for key, value in each.env.items()}
     with _mounted(unit, each.pod, each.container) as root:
         arguments = _arguments(each.container, root)
         done = _run([program, "validate", *arguments], env)
         if done.returncode != 0:
-            yield f"{unit.name}: {title(each.pod.owner)}: {_last_lines(done, root)}"
+            said = " ".join(_last_lines(done, root).split())
+            yield f"{unit.name}: {title(each.pod.owner)}: found {said}, expected a configuration that {name} takes"
 
 
 def _stand_in(name: str) -> str:

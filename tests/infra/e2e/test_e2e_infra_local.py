@@ -16,6 +16,7 @@ from backends import LogLine, StoredSpan
 from kube.cluster import Pod
 from kube.cluster.testing import require_inside
 from kube.promql import expressions
+from kube.runbooks import runbooks
 from load import Load
 from local import SERVICES, Platform, eventually, starting_platform
 
@@ -65,6 +66,8 @@ def test_a_trace_of_both_services_is_in_jaeger(platform: Platform) -> None:
         assert span.resource["k8s.pod.name"] == pod.name
         assert span.resource["k8s.pod.uid"] == pod.uid
         assert span.resource["k8s.namespace.name"] == "rsketch"
+        assert span.resource["k8s.node.name"]
+        assert span.resource["k8s.container.name"] == span.service
         assert span.resource["deployment.environment.name"] == "local"
         assert span.resource["service.version"] == "0.1.0"
 
@@ -92,6 +95,9 @@ def test_the_logs_of_a_trace_are_in_loki(platform: Platform) -> None:
     assert refused.status_code == httpx.codes.SERVICE_UNAVAILABLE
     assert any("GET /api/v1/hello" in line.text and "503" in line.text for line in lines), lines
     assert any(line.labels.get("exception_type", "").endswith("AioRpcError") for line in lines), lines
+    # The same trace in Jaeger: the request, and the call that failed below it.
+    spans = eventually(lambda: platform.jaeger.trace(trace), EXPORTED_SECONDS, f"no spans of {trace}")
+    assert {span.span_id for span in spans} >= {line.labels["span_id"] for line in lines}
     eventually(lambda: _greeting(platform).is_success, 30.0, "no answer after gRPC came back")
 
 
@@ -116,7 +122,7 @@ def test_an_outage_of_jaeger_loses_no_trace(platform: Platform) -> None:
     (jaeger,) = platform.cluster.pods("jaeger")
     load = _load_through_outage(platform, jaeger)
 
-    assert load.failed == []
+    assert (load.failed, len(load.answered) > RATE * OUTAGE_SECONDS) == ([], True)
     missing = _missing(platform, load.answered)
     print(f"\nnote: Jaeger away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
     assert missing == []
@@ -127,7 +133,7 @@ def test_an_outage_of_the_collector_loses_nothing(platform: Platform) -> None:
     (collector,) = platform.cluster.pods("otel-collector")
     load = _load_through_outage(platform, collector)
 
-    assert load.failed == []
+    assert (load.failed, len(load.answered) > RATE * OUTAGE_SECONDS) == ([], True)
     missing = _missing(platform, load.answered)
     print(f"\nnote: collector away for {OUTAGE_SECONDS:g} s: {_balance(load.answered, missing)}")
     assert missing == []
@@ -152,13 +158,28 @@ def test_a_stop_loses_nothing(platform: Platform, service: str) -> None:
 
 def test_every_promql_has_data(platform: Platform) -> None:
     """What dashboards and alerts ask finds something, but for what is named as empty in a healthy system."""
-    silent = [each for each in expressions() if not each.may_be_empty]
+    everything = expressions()
+    # Also those that may be empty have to be understood; a query that is not fails here.
+    answered = {each: bool(platform.prometheus.query(each.promql)) for each in everything}
+    silent = [each for each, has_data in answered.items() if not each.may_be_empty and not has_data]
     deadline = time.monotonic() + EXPORTED_SECONDS
     while silent and time.monotonic() < deadline:
         silent = [each for each in silent if not platform.prometheus.query(each.promql)]
         time.sleep(1)
 
     assert silent == []
+
+
+def test_every_query_of_the_runbooks_is_understood(platform: Platform) -> None:
+    """Who is paged can paste each query as it stands: the real stores take them."""
+    queries = [query for runbook in runbooks() for query in runbook.queries]
+    for query in queries:
+        if query.language == "promql":
+            platform.prometheus.query(query.text)
+        if query.language == "logql":
+            platform.loki.ask(query.text)
+
+    assert {query.language for query in queries} >= {"promql", "logql"}
 
 
 def _load_through_outage(platform: Platform, pod: Pod) -> Load:

@@ -114,9 +114,14 @@ class Loki(_Backend):
 
     def lines(self, logql: str, *, seconds: float = 3600.0) -> list[LogLine]:
         """Return at most 5,000 records of the last hour, or of so many seconds."""
+        streams = self.ask(logql, seconds=seconds)
+        return [LogLine(text=value[1], labels=stream["stream"]) for stream in streams for value in stream["values"]]
+
+    def ask(self, logql: str, *, seconds: float = 3600.0) -> Sequence[Mapping[str, Any]]:
+        """Return the streams, or the series, of a query over the last hour or so many seconds."""
         now = time.time_ns()
         window = {"start": str(now - int(seconds * 1e9)), "end": str(now + 60 * 10**9), "limit": "5000"}
         answer = self._client.get("/query_range", params={"query": logql, **window})
         assert answer.is_success, f"{logql}: {answer.text}"
-        streams: Sequence[Mapping[str, Any]] = answer.json()["data"]["result"]
-        return [LogLine(text=value[1], labels=stream["stream"]) for stream in streams for value in stream["values"]]
+        found: Sequence[Mapping[str, Any]] = answer.json()["data"]["result"]
+        return found

@@ -15,7 +15,7 @@ from kube.versions import images as pinned_images
 __all__ = ["go_program", "service_of"]
 
 # Programs in Go, whose collector of garbage must know the limit of the container.
-_GO = ("otel/", "jaegertracing/", "prom/", "grafana/", "ghcr.io/open-telemetry/")
+_GO = ("otel/", "jaegertracing/", "prom/", "grafana/", "open-telemetry/")
 
 
 @rule("image-tag")

@@ -47,9 +47,9 @@ class Platform:
     prometheus: Prometheus
     loki: Loki
 
-    def deploy(self, service: str) -> None:
-        """Apply the local overlay of `rsketch-http` or `rsketch-grpc` alone, and wait until it is ready."""
-        self.cluster.apply(render(INFRA / "overlays" / "local" / service.removeprefix("rsketch-")))
+    def deploy(self, service: str, overlay: str = "local") -> None:
+        """Apply an overlay of `rsketch-http` or `rsketch-grpc` alone, and wait until it is ready."""
+        self.cluster.apply(render(INFRA / "overlays" / overlay / service.removeprefix("rsketch-")))
         self.cluster.wait_ready(READY_SECONDS)
 
     def http_address(self) -> str:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -58,9 +58,12 @@ class Platform:
 
 
 @contextmanager
-def starting_platform(workdir: Path, folder: Path = INFRA / "overlays" / "local" / "platform") -> Iterator[Platform]:
-    """Run the namespaces and the platform of an overlay, ready; stop them at the end."""
-    with Cluster(platform_objects(folder), images(), workdir, environment_overrides=OVERRIDES) as cluster:
+def starting_platform(
+    workdir: Path, folder: Path = INFRA / "overlays" / "local" / "platform", beside: Sequence[Object] = ()
+) -> Iterator[Platform]:
+    """Run the namespaces and the platform of an overlay, ready, *beside* other objects; stop them at the end."""
+    objects = [*platform_objects(folder), *beside]
+    with Cluster(objects, images(), workdir, environment_overrides=OVERRIDES) as cluster:
         cluster.wait_ready(READY_SECONDS)
         with (
             closing(Jaeger(f"{cluster.service_ip('observability', 'jaeger')}:16686")) as jaeger,

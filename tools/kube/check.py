@@ -127,8 +127,8 @@ def _checkov() -> str:
 
 
 def suite_in(folder: Path) -> str:
-    """Run the tests in a folder, those end to end left out."""
-    run = _pytest([sys.executable], str(folder), f"--ignore={_E2E}")
+    """Run the tests in a folder, those end to end left out, in two processes."""
+    run = _pytest([sys.executable], str(folder), f"--ignore={_E2E}", "-n2", "--dist=loadfile")
     if run.failed:
         raise Failed(*run.lines)
     return run.lines[-1].strip("= ")

@@ -7,10 +7,10 @@ import pytest
 from kube.cluster.environment import PodValues
 from kube.cluster.errors import ObjectError
 from kube.cluster.objects import Objects
-from kube.cluster.sandbox import Image, command_line, image_name, wrap
+from kube.cluster.sandbox import Image, command_line, wrap
 from kube.cluster.volumes import Identity, Mount, Volumes, mounts
 from kube.cluster.workloads import claims, plans
-from kube.objects import Object
+from kube.objects import Object, image_name
 
 IMAGE = Image(entrypoint=("/bin/server", "--default"), arguments=("--image",))
 

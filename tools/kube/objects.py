@@ -11,6 +11,7 @@ __all__ = [
     "Pod",
     "byte_quantity",
     "dig",
+    "image_name",
     "labels",
     "mapping",
     "mappings",
@@ -118,6 +119,12 @@ def byte_quantity(text: Any) -> float | None:
     return float(found[1]) * _FACTORS[found[2]] if found else None
 
 
+def image_name(reference: str) -> str:
+    """Return an image's name without tag and digest."""
+    # A colon before a slash is a registry's port.
+    return re.sub(r":[^/:]*$", "", reference.partition("@")[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """
@@ -146,7 +153,7 @@ class Container:
     @property
     def repository(self) -> str:
         """Its image without tag and digest."""
-        return re.sub(r":[^/:]*$", "", self.image.partition("@")[0])
+        return image_name(self.image)
 
     @property
     def words(self) -> list[str]:

@@ -18,6 +18,7 @@ from cloud import Cloud, cloud
 from kube.cluster import Cluster, Image, Object
 from kube.cluster.testing import require_inside
 from kube.render import render
+from load import traceparent
 from local import INFRA, OVERRIDES, READY_SECONDS, Platform, eventually, images, platform_objects, starting_platform
 from otlp import ITEM, attempt, one_item, one_span
 from rsketch_protos.hello.v1 import HelloRequest, HelloServiceStub
@@ -89,7 +90,7 @@ def _calls(address: str, name: str, status: int, number: int) -> list[str]:
     traces = [secrets.token_hex(16) for _ in range(number)]
     with httpx.Client(timeout=10.0) as client:
         for trace in traces:
-            headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+            headers = traceparent(trace)
             answer = client.get(f"http://{address}/api/v1/hello?name={name}", headers=headers)
             assert answer.status_code == status, answer.text
     return traces

@@ -17,7 +17,7 @@ from kube.cluster import Pod
 from kube.cluster.testing import require_inside
 from kube.promql import expressions
 from kube.runbooks import runbooks
-from load import Load
+from load import Load, traceparent
 from local import SERVICES, Platform, eventually, starting_platform
 
 require_inside(os.environ)
@@ -88,7 +88,7 @@ def test_the_logs_of_a_trace_are_in_loki(platform: Platform) -> None:
     trace = secrets.token_hex(16)
     platform.cluster.kill(grpc)
     # By the pod: behind the Service it is not ready without gRPC.
-    refused = httpx.get(f"http://{http.ip}:3000/api/v1/hello?name=ada", headers=_traceparent(trace), timeout=10.0)
+    refused = httpx.get(f"http://{http.ip}:3000/api/v1/hello?name=ada", headers=traceparent(trace), timeout=10.0)
     platform.cluster.revive(grpc)
     lines = eventually(lambda: _logs(platform, trace, 2), EXPORTED_SECONDS, f"no log lines of {trace}")
 
@@ -194,12 +194,8 @@ def _load_through_outage(platform: Platform, pod: Pod) -> Load:
 
 
 def _greeting(platform: Platform, trace: str = "") -> httpx.Response:
-    headers = _traceparent(trace) if trace else {}
+    headers = traceparent(trace) if trace else {}
     return httpx.get(f"http://{platform.http_address()}/api/v1/hello?name=ada", headers=headers, timeout=10.0)
-
-
-def _traceparent(trace: str) -> dict[str, str]:
-    return {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
 
 
 def _stored(platform: Platform, trace: str) -> list[StoredSpan]:

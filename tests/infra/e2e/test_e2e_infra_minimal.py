@@ -13,6 +13,7 @@ from backends import Jaeger, StoredSpan
 from kube.cluster import Cluster, Object
 from kube.cluster.testing import require_inside
 from kube.render import load, render
+from load import traceparent
 from local import INFRA, READY_SECONDS, SERVICES, eventually, images
 
 require_inside()
@@ -84,7 +85,7 @@ def _named(version: str, kind: str, name: str) -> Object:
 def _greet(cluster: Cluster) -> str:
     trace = secrets.token_hex(16)
     url = f"http://{cluster.service_ip('default', 'rsketch-http')}/api/v1/hello?name=ada"
-    answer = httpx.get(url, headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}, timeout=10.0)
+    answer = httpx.get(url, headers=traceparent(trace), timeout=10.0)
     assert answer.json() == {"message": "Hello, ada!"}
     return trace
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from kube.cluster.testing import require_inside
+from load import traceparent
 from local import INFRA, SERVICES, Platform, eventually, starting_platform
 
 require_inside()
@@ -34,7 +35,7 @@ def test_a_greeting_is_a_stored_trace(overlay: tuple[str, Platform]) -> None:
     """With as many pods as the overlay says, a call is one trace of three spans that name the environment."""
     name, platform = overlay
     trace = secrets.token_hex(16)
-    headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+    headers = traceparent(trace)
     answer = httpx.get(f"http://{platform.http_address()}/api/v1/hello?name=ada", headers=headers, timeout=10.0)
 
     assert answer.json() == {"message": "Hello, ada!"}

@@ -9,6 +9,7 @@ import trustme
 from kube.cluster.testing import require_inside
 from kube.objects import Object
 from kube.render import render
+from load import traceparent
 from local import INFRA, SERVICES, eventually, starting_platform
 
 require_inside()
@@ -20,7 +21,7 @@ def test_services_send_over_tls(tmp_path: Path) -> None:
     """Both services trust the CA of their Secret and nothing else, and their traces arrive."""
     with starting_platform(tmp_path, EXAMPLE, beside=_issued(render(EXAMPLE))) as platform:
         trace = secrets.token_hex(16)
-        headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        headers = traceparent(trace)
         httpx.get(f"http://{platform.http_address()}/api/v1/hello?name=ada", headers=headers, timeout=10.0)
 
         def arrived() -> bool:

@@ -8,7 +8,12 @@ from types import TracebackType
 
 import httpx
 
-__all__ = ["Load"]
+__all__ = ["Load", "traceparent"]
+
+
+def traceparent(trace: str) -> dict[str, str]:
+    """Return the header that puts a call into a trace (W3C Trace Context), below a span of the caller's."""
+    return {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
 
 
 class Load:
@@ -51,7 +56,7 @@ class Load:
 
     def _call(self, client: httpx.Client) -> None:
         trace = secrets.token_hex(16)
-        headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        headers = traceparent(trace)
         url, name, is_get = f"http://{self._address()}/api/v1/hello", {"name": "ada"}, self._method == "GET"
         try:
             answer = (

@@ -18,10 +18,10 @@ from kube.cluster.network import NODE, Link
 from kube.cluster.objects import Objects
 from kube.cluster.pod import Pod
 from kube.cluster.process import Process, program
-from kube.cluster.sandbox import PATH, Image, command_line, identity, image_name, wrap
+from kube.cluster.sandbox import PATH, Image, command_line, identity, wrap
 from kube.cluster.volumes import Volume, Volumes, mounts
 from kube.cluster.workloads import PodPlan
-from kube.objects import Object
+from kube.objects import Object, image_name
 
 __all__ = ["Assembly"]
 

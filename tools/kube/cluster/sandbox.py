@@ -14,7 +14,7 @@ from kube.cluster.errors import ObjectError
 from kube.cluster.volumes import Identity, Mount
 from kube.objects import Object
 
-__all__ = ["Image", "command_line", "identity", "image_name", "interpreter_binds", "wrap"]
+__all__ = ["Image", "command_line", "identity", "interpreter_binds", "wrap"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
@@ -76,14 +76,6 @@ def interpreter_binds() -> tuple[Path, ...]:
 def _outside_usr(places: Iterable[Path]) -> Iterable[Path]:
     usr = Path("/usr")
     return (place for place in places if place.exists() and not (place == usr or usr in place.parents))
-
-
-def image_name(reference: str) -> str:
-    """An image's name without tag and digest."""
-    name = reference.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    # A colon before a slash is a registry's port.
-    return head if colon and "/" not in tag else name
 
 
 def command_line(container: Object, image: Image, where: str) -> list[str]:

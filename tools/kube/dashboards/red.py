@@ -1,6 +1,6 @@
 """Rate, errors and duration of HTTP and of gRPC: the same questions to both, in the words of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kube.dashboards.model import Dashboard, Panel, Query, Row, Variable
@@ -112,18 +112,12 @@ _SERVED = _Calls(
     errors="A call that was served fails with a status that is the server's fault, such as INTERNAL or UNAVAILABLE.",
     colors=_RPC_STATUSES,
 )
-_MADE = _Calls(
+_MADE = replace(
+    _SERVED,
     noun="calls made",
     metric="rpc_client_call_duration_seconds",
-    scope='job=~"$job",rpc_method=~"$method",k8s_pod_name=~"$pod"',
-    steady='rpc_method!~".*Stream"',
-    failed='error_type!=""',
-    status="rpc_status_code",
-    target="rpc_method",
-    target_noun="method",
     alert="",
     errors="To its caller every status but OK is a failure.",
-    colors=_RPC_STATUSES,
 )
 
 

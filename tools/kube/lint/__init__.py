@@ -5,8 +5,7 @@ A rule is a function that takes a `Unit` and yields faults; the modules hold the
 nothing else, so they judge anybody's; the house rules among them are customs of this repository.
 """
 
-# Each module registers its rules.
-from kube.lint import (
+from kube.lint import (  # noqa: F401 - each registers its rules
     backends,
     collector,
     customs,
@@ -27,20 +26,3 @@ from kube.lint.registry import RULES, Rule, lint, rule
 from kube.lint.unit import Unit
 
 __all__ = ["RULES", "Fault", "Finding", "Rule", "Unit", "lint", "rule"]
-
-_TOPICS = (
-    backends,
-    collector,
-    customs,
-    environment,
-    images,
-    ports,
-    rbac,
-    reach,
-    receiving,
-    references,
-    resources,
-    security,
-    selectors,
-    volumes,
-)

@@ -1,8 +1,8 @@
 """
-Write the custom resources that repeat another file, so that there is one place to change.
+Write what is made of something else, so that there is one place to change.
 
-The alert rules become a PrometheusRule, and the collector's configuration with its Deployment an
-OpenTelemetryCollector. A test runs `--check`.
+The declarations in `kube.dashboards` become Grafana's JSON, the alert rules a PrometheusRule, and the collector's
+configuration with its Deployment an OpenTelemetryCollector. A test runs `--check`.
 """
 
 import argparse
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from workspace import ROOT
+
+from kube.dashboards import DASHBOARDS, as_json
 
 __all__ = ["generated", "main"]
 
-ROOT = Path(__file__).resolve().parents[2]
 RULES = Path("infra/prometheus/rules")
 COLLECTOR = Path("infra/collector")
 RULE_FILE = Path("infra/components/prometheus-operator/prometheusrule.yaml")
 COLLECTOR_FILE = Path("infra/components/otel-operator/opentelemetrycollector.yaml")
+DASHBOARD_FOLDER = Path("infra/grafana/dashboards")
 
 # The operator's names for what a container and a pod template have under another or the same one.
 CONTAINER_FIELDS = {
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, text in stale.items():
         print(f"{path}: out of date, run python -m kube.generate" if check else f"{path}: written")
         if not check:
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / path).write_text(text)
     if not stale:
         print("generate: every file is true")
@@ -56,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def generated(root: Path) -> dict[Path, str]:
     """Return the files that are made from others, and what each has to say; paths are relative to *root*."""
     return {
+        **{DASHBOARD_FOLDER / f"{name}.json": as_json(dashboard) for name, dashboard in DASHBOARDS.items()},
         RULE_FILE: _document(_prometheus_rules(root), made_of=f"{RULES}/*.yaml"),
         COLLECTOR_FILE: _document([_collector(root)], made_of=f"{COLLECTOR}/config/collector.yaml and deployment.yaml"),
     }

@@ -1,8 +1,8 @@
 """
 The Grafana dashboards of `infra/grafana/dashboards`, as declarations that are short enough to review.
 
-`python -m kube.dashboards` writes the JSON files; `python -m kube.dashboards --check` fails where one is not what would
-be written. Change the declarations, never the files.
+`python -m kube.generate` writes the JSON files; with `--check` it fails where one is not what would be written. Change
+the declarations, never the files.
 """
 
 from kube.dashboards.definitions import DASHBOARDS

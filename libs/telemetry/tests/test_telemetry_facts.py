@@ -1,4 +1,5 @@
 import asyncio
+import re
 
 import pytest
 from rsketch_telemetry.facts import (
@@ -6,6 +7,7 @@ from rsketch_telemetry.facts import (
     HttpRequest,
     RpcCall,
     RpcOutcome,
+    captured,
     error_name,
     host_and_port,
     http_request,
@@ -151,3 +153,37 @@ def test_exception_names() -> None:
     """Built-in exceptions go by their bare name, others by their qualified one."""
     assert error_name(KeyError()) == "KeyError"
     assert error_name(asyncio.QueueFull()) == "asyncio.queues.QueueFull"
+
+
+def test_captured_headers_keep_every_value_of_what_was_asked_for() -> None:
+    """Names know no case; what was not asked for, and binary values, are left out."""
+    pairs: list[tuple[str, str | bytes]] = [("X-Shop", "a"), ("x-shop", "b"), ("x-other", "c"), ("x-bin", b"d")]
+
+    assert captured("http.request.header.", pairs, {"x-shop", "x-bin"}) == {"http.request.header.x-shop": ("a", "b")}
+
+
+def test_captured_headers_hold_no_secret() -> None:
+    """Credentials are masked whatever was asked for, and so are the names that the settings add."""
+    pairs = [
+        ("authorization", "Basic abc"),
+        ("set-cookie", "sid=1"),
+        ("x-api-key", "k"),
+        ("x-mine", "s"),
+        ("x-note", "bearer abcdefgh"),
+    ]
+    kept = captured("p.", pairs, {name for name, _ in pairs}, (re.compile("x-mi.*"),))
+
+    assert kept == {
+        "p.authorization": ("REDACTED",),
+        "p.set-cookie": ("REDACTED",),
+        "p.x-api-key": ("REDACTED",),
+        "p.x-mine": ("REDACTED",),
+        "p.x-note": ("bearer REDACTED",),
+    }
+
+
+def test_captured_headers_are_bounded_and_valid_text() -> None:
+    """At most 16 values of 512 characters, without surrogates."""
+    (values,) = captured("p.", [("a", "\udc80" * 600)] * 20, {"a"}).values()
+
+    assert values == ("?" * 512,) * 16

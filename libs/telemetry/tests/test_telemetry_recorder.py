@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
+from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metric, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from recording import Recording, attributes, seconds_of
 from rsketch_telemetry import Telemetry, access, semconv
 from rsketch_telemetry._once import Once
-from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
+from rsketch_telemetry.facts import Attributes, HttpOutcome, RpcCall, RpcOutcome, http_request
+from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import SdkRecorder, guarded
 
 REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_version="1.1", host="shop.example:80")
@@ -20,9 +21,9 @@ RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server
 class _Recorded(Recording):
     """A recorder with providers of its own, and what came out of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: InstrumentorSettings | None = None) -> None:
         super().__init__()
-        self.recorder = SdkRecorder("rsketch_telemetry.test", **self.providers)
+        self.recorder = SdkRecorder("rsketch_telemetry.test", **self.providers, settings=settings)
 
     @property
     def span(self) -> ReadableSpan:
@@ -31,7 +32,7 @@ class _Recorded(Recording):
 
     @property
     def metric(self) -> Metric:
-        (metric,) = self.collected()
+        (metric,) = (metric for metric in self.collected() if isinstance(metric.data, Histogram))
         return metric
 
     @property
@@ -39,6 +40,11 @@ class _Recorded(Recording):
         (point,) = self.metric.data.data_points
         assert isinstance(point, HistogramDataPoint)
         return point
+
+    def in_flight(self, name: str) -> list[tuple[dict[str, object], int | float]]:
+        """Attributes and value of each point of an up-down counter."""
+        points = [point for metric in self.collected() if metric.name == name for point in metric.data.data_points]
+        return [(attributes(point), point.value) for point in points if isinstance(point, NumberDataPoint)]
 
     @property
     def events(self) -> list[tuple[str | None, dict[str, object]]]:
@@ -268,3 +274,83 @@ async def test_calls_in_parallel_do_not_mix() -> None:
     spans = recorded.spans.get_finished_spans()
 
     assert {(span.attributes or {})["http.response.status_code"] for span in spans} == {200, 404}
+
+
+def test_an_exception_record_has_a_body_for_people() -> None:
+    """The body names the exception and its message, without the credential in it."""
+    recorded = _Recorded()
+    call = recorded.recorder.rpc_server(RPC, Context())
+    call.end(RpcOutcome(status_code="UNKNOWN", exception=ValueError("token=abcdef99 is odd")))
+
+    assert [record.body for record in recorded.records()] == ["ValueError: token=REDACTED is odd"]
+
+
+def test_rpcs_in_flight_are_counted_while_they_are_served() -> None:
+    """One while a call is served and none after it, also where it ends twice; calls that are made do not count."""
+    recorded = _Recorded()
+    call = recorded.recorder.rpc_server(RPC, Context())
+    recorded.recorder.rpc_client(RPC, Context())
+    during = recorded.in_flight("rsketch.rpc.server.active_calls")
+    call.end(RpcOutcome(status_code="OK"))
+    call.end(RpcOutcome(status_code="OK"))
+
+    assert during == [({"rpc.method": "pkg.Service/Method"}, 1)]
+    assert recorded.in_flight("rsketch.rpc.server.active_calls") == [({"rpc.method": "pkg.Service/Method"}, 0)]
+
+
+def test_active_requests_are_counted_only_where_asked_for() -> None:
+    """The metric is opt-in; its attributes are known when the request begins."""
+    silent, asked = (
+        _Recorded(),
+        _Recorded(InstrumentorSettings(opt_in_metrics=frozenset({"http.server.active_requests"}))),
+    )
+    for recorded in (silent, asked):
+        recorded.recorder.http_server(REQUEST, Context())
+
+    assert silent.in_flight("http.server.active_requests") == []
+    assert asked.in_flight("http.server.active_requests") == [({"http.request.method": "GET", "url.scheme": "http"}, 1)]
+
+
+def test_an_exception_is_an_event_of_its_span_only_where_asked_for() -> None:
+    """`logs/dup` adds the event of old to the log record, with the same attributes."""
+    recorded = _Recorded(InstrumentorSettings(exception_events=True))
+    recorded.recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=500, exception=KeyError("k")))
+    (event,) = recorded.span.events
+    ((_, said),) = recorded.events
+
+    assert event.name == "exception"
+    assert dict(event.attributes or {}) == said
+
+
+def test_captured_headers_are_on_the_span_and_never_on_the_metric() -> None:
+    """Headers of request and response, and metadata of an RPC, are span attributes alone."""
+    recorded = _Recorded()
+    headers: Attributes = {"http.request.header.x-shop": ("a", "b")}
+    request = http_request(method="GET", scheme="http", path="/", headers=headers)
+    call = recorded.recorder.http_server(request, Context())
+    call.end(HttpOutcome(status_code=200, headers={"http.response.header.x-answer": ("c",)}))
+    said = recorded.span.attributes or {}
+
+    assert (said["http.request.header.x-shop"], said["http.response.header.x-answer"]) == (("a", "b"), ("c",))
+    assert not [name for name in recorded.point.attributes or {} if "header" in name]
+
+
+def test_old_names_are_recorded_beside_the_new_where_asked_for() -> None:
+    """`http/dup` and `rpc/dup`: each attribute has both names, and a histogram in milliseconds stands beside ours."""
+    recorded = _Recorded(InstrumentorSettings(duplicates=frozenset({"http", "rpc"})))
+    recorded.recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=204, route="/users/<id:int>"))
+    recorded.recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="NOT_FOUND"))
+    http, rpc = (attributes(span) for span in recorded.spans.get_finished_spans())
+    metrics = {metric.name: metric for metric in recorded.collected()}
+    (old_point,) = metrics["http.server.duration"].data.data_points
+    (new_point,) = metrics["http.server.request.duration"].data.data_points
+
+    assert (http["http.method"], http["http.target"], http["http.status_code"]) == ("GET", "/users/12", 204)
+    assert (http["http.request.method"], http["http.host"]) == ("GET", "shop.example:80")
+    assert (rpc["rpc.service"], rpc["rpc.grpc.status_code"], rpc["rpc.status_code"]) == ("pkg.Service", 5, "NOT_FOUND")
+    assert rpc["rpc.method"] == "pkg.Service/Method"
+    assert isinstance(old_point, HistogramDataPoint)
+    assert isinstance(new_point, HistogramDataPoint)
+    assert (metrics["http.server.duration"].unit, metrics["rpc.server.duration"].unit) == ("ms", "ms")
+    assert old_point.sum == pytest.approx(new_point.sum * 1000)
+    assert not [name for name in attributes(old_point) if name.startswith("http.request")]

@@ -12,7 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from rsketch_telemetry import semconv
-from rsketch_telemetry.facts import HttpOutcome, HttpRequest, RpcCall, RpcOutcome
+from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
 
 __all__ = ["LOGGER_NAME", "OFF", "http", "rpc"]
 
@@ -44,7 +44,7 @@ def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) ->
     _emit(line, error, call.metric_attributes() | outcome.attributes(server=True), context)
 
 
-def _emit(line: str, error: str | None, attributes: dict[str, str | int], context: Context) -> None:
+def _emit(line: str, error: str | None, attributes: Attributes, context: Context) -> None:
     token = context_api.attach(context)
     try:
         _log.log(_level(error), line, extra=attributes)

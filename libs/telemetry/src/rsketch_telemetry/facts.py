@@ -6,11 +6,11 @@ which attribute, so that every recorder says the same.
 """
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
 from rsketch_telemetry import semconv
-from rsketch_telemetry.redaction import clean, redact_query
+from rsketch_telemetry.redaction import REDACTED, clean, names_secret, redact_query, scrub
 
 __all__ = [
     "Attributes",
@@ -18,16 +18,19 @@ __all__ = [
     "HttpRequest",
     "RpcCall",
     "RpcOutcome",
+    "captured",
     "error_name",
     "host_and_port",
     "http_request",
     "rpc_method",
 ]
 
-Attributes = dict[str, str | int]
+Attributes = dict[str, str | int | tuple[str, ...]]
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<name>[A-Za-z0-9._~-]+))(?::(?P<port>\d{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_MAX_HEADER_LENGTH = 512
+_MAX_HEADER_VALUES = 16
 _RPC_METHOD = re.compile(r"/?(?P<full>[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)")
 
 
@@ -44,6 +47,7 @@ class HttpRequest:
         server_address: The host that the client asked for.
         client_address: The client, as the server trusts it (forwarded headers only from trusted proxies).
         peer_address: The other end of the connection.
+        headers: Attributes of captured request headers, see `captured`; on the span alone.
     """
 
     method: str
@@ -58,10 +62,11 @@ class HttpRequest:
     peer_address: str | None = None
     peer_port: int | None = None
     user_agent: str | None = None
+    headers: Attributes = field(default_factory=dict)
 
     def attributes(self) -> Attributes:
         """Return the span attributes known at creation, which samplers see."""
-        return _present(
+        return self.headers | _present(
             {
                 semconv.HTTP_REQUEST_METHOD: self.method,
                 semconv.HTTP_REQUEST_METHOD_ORIGINAL: self.method_original,
@@ -105,12 +110,14 @@ class HttpOutcome:
         error_type: Where the response was not sent whole (client gone, exception mid-stream): a low-cardinality name.
             None otherwise: a 5xx then names itself.
         exception: What the handler raised and did not handle.
+        headers: Attributes of captured response headers, see `captured`; on the span alone.
     """
 
     status_code: int | None
     route: str | None = None
     error_type: str | None = None
     exception: BaseException | None = None
+    headers: Attributes = field(default_factory=dict)
 
     @property
     def error(self) -> str | None:
@@ -141,16 +148,19 @@ class RpcCall:
         method: `package.Service/Method`, or `_OTHER` for one that the server does not know.
         method_original: The method as sent, where *method* is `_OTHER`.
         server_address: Client side only: the logical host (or socket path) from the channel's target.
+        metadata: Attributes of captured request metadata, see `captured`; on the span alone.
     """
 
     method: str
     method_original: str | None = None
     server_address: str | None = None
     server_port: int | None = None
+    metadata: Attributes = field(default_factory=dict)
 
     def attributes(self) -> Attributes:
-        """Return the span attributes known at creation."""
-        return self.metric_attributes() | _present({semconv.RPC_METHOD_ORIGINAL: self.method_original})
+        """Return the span attributes known at creation, which samplers see."""
+        original = _present({semconv.RPC_METHOD_ORIGINAL: self.method_original})
+        return self.metadata | self.metric_attributes() | original
 
     def metric_attributes(self) -> Attributes:
         """Return the attributes of the duration histogram that the call alone decides."""
@@ -177,12 +187,14 @@ class RpcOutcome:
         status_code: The gRPC status that went over the wire, by name: `OK`, `DEADLINE_EXCEEDED`, …
         exception: What the handler raised and did not turn into a status itself; on the client, the call's error.
         peer_address: The other end of the connection, which gRPC tells only while the call is served.
+        metadata: Attributes of captured response metadata and trailers, see `captured`; on the span alone.
     """
 
     status_code: str
     exception: BaseException | None = None
     peer_address: str | None = None
     peer_port: int | None = None
+    metadata: Attributes = field(default_factory=dict)
 
     def attributes(self, *, server: bool) -> Attributes:
         """Return the attributes, the same on span and metric, that the end decides."""
@@ -190,7 +202,8 @@ class RpcOutcome:
 
     def span_attributes(self) -> Attributes:
         """Return what the end adds to the span alone."""
-        return _present({semconv.NETWORK_PEER_ADDRESS: self.peer_address, semconv.NETWORK_PEER_PORT: self.peer_port})
+        peer = {semconv.NETWORK_PEER_ADDRESS: self.peer_address, semconv.NETWORK_PEER_PORT: self.peer_port}
+        return self.metadata | _present(peer)
 
     def error(self, *, server: bool) -> str | None:
         """Return the value of `error.type`: the status, where it is an error for this side; else None."""
@@ -209,6 +222,7 @@ def http_request(
     client_address: str | None = None,
     peer: tuple[str, int] | None = None,
     user_agent: str | None = None,
+    headers: Attributes | None = None,
     known_methods: Collection[str] = semconv.HTTP_METHODS,
     allowed_query_keys: Collection[str] = (),
 ) -> HttpRequest:
@@ -219,6 +233,7 @@ def http_request(
         host: The Host header; a malformed one yields no `server.*`.
         query: Without its question mark.
         peer: Address and port of the connection's other end.
+        headers: What `captured` made of the request headers.
     """
     known = method in known_methods
     server_address, server_port = host_and_port(host, scheme)
@@ -235,7 +250,37 @@ def http_request(
         peer_address=peer[0] if peer else None,
         peer_port=peer[1] if peer else None,
         user_agent=clean(user_agent, 256) if user_agent else None,
+        headers=headers or {},
     )
+
+
+def captured(
+    prefix: str,
+    pairs: Iterable[tuple[str, str | bytes]],
+    wanted: Collection[str],
+    masked: Collection[re.Pattern[str]] = (),
+) -> Attributes:
+    """
+    Return headers or metadata as span attributes, such as `{"http.request.header.x-shop": ("a", "b")}`.
+
+    Args:
+        prefix: One of the prefixes in `semconv`.
+        pairs: All names and values as sent, a name once for each value. Binary values are left out.
+        wanted: The names to keep, in lower case.
+        masked: Names whose values are replaced, beside those that promise a credential.
+    """
+    kept: dict[str, list[str]] = {}
+    for given, value in pairs:
+        name = given.lower()
+        if name in wanted and isinstance(value, str):
+            kept.setdefault(name, []).append(value)
+    return {prefix + name: _header_values(name, values, masked) for name, values in kept.items()}
+
+
+def _header_values(name: str, values: list[str], masked: Collection[re.Pattern[str]]) -> tuple[str, ...]:
+    if names_secret(name) or any(pattern.fullmatch(name) for pattern in masked):
+        return (REDACTED,)
+    return tuple(scrub(value, _MAX_HEADER_LENGTH) for value in values[:_MAX_HEADER_VALUES])
 
 
 def host_and_port(host: str | None, scheme: str) -> tuple[str | None, int | None]:

@@ -12,12 +12,15 @@ from typing import Protocol, TypeVar
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber, get_logger_provider
 from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram, MeterProvider, get_meter_provider
+from opentelemetry.metrics import Histogram, MeterProvider, UpDownCounter, get_meter_provider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from rsketch_telemetry import access, semconv
 from rsketch_telemetry._once import Once
+from rsketch_telemetry.annotations import with_server_span
+from rsketch_telemetry.duplicates import OLD_BUCKETS_MS, OLD_METRICS, old_http, old_rpc
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome, error_name
+from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.redaction import as_text, scrub
 from rsketch_telemetry.version import __version__
 
@@ -52,6 +55,9 @@ class Recorder(Protocol):
     def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
         """Start the record of an RPC made from the context *parent*."""
 
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        """Add *change* to an up-down counter of things that are open, such as `semconv.RSKETCH_WEBSOCKETS`."""
+
 
 class SdkRecorder:
     """
@@ -60,6 +66,7 @@ class SdkRecorder:
     Args:
         scope: Name of the instrumentation scope, the instrumentor's module.
         tracer_provider: None for the global one; so for the others.
+        settings: What is recorded beyond the default.
     """
 
     def __init__(
@@ -69,13 +76,16 @@ class SdkRecorder:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
+        settings: InstrumentorSettings | None = None,
     ) -> None:
+        self.settings = settings or InstrumentorSettings()
         tracers = tracer_provider or trace.get_tracer_provider()
         loggers = logger_provider or get_logger_provider()
         self._tracer = tracers.get_tracer(scope, __version__, semconv.SCHEMA_URL)
         self._logger = loggers.get_logger(scope, __version__, semconv.SCHEMA_URL)
         self._meter = (meter_provider or get_meter_provider()).get_meter(scope, __version__, semconv.SCHEMA_URL)
         self._durations: dict[str, Histogram] = {}
+        self._open: dict[str, UpDownCounter] = {}
 
     def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
         """Start a SERVER span; see `Recorder`."""
@@ -88,6 +98,13 @@ class SdkRecorder:
     def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
         """Start a CLIENT span; see `Recorder`."""
         return _RpcCall(self, call, parent, server=False)
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        """Add to an up-down counter; see `Recorder`."""
+        counter = self._open.get(metric)
+        if counter is None:
+            counter = self._open[metric] = self._meter.create_up_down_counter(metric, *_IN_FLIGHT[metric])
+        counter.add(change, attributes)
 
     def start_span(self, name: str, kind: SpanKind, attributes: Attributes, parent: Context, start_ns: int) -> Span:
         """Start a span whose exceptions and status are ours to say."""
@@ -106,17 +123,29 @@ class SdkRecorder:
         histogram = self._durations.get(metric)
         if histogram is None:
             # Made at first use, so that a service that never makes a call does not announce a histogram for it.
-            histogram = self._durations[metric] = self._meter.create_histogram(
-                metric,
-                semconv.DURATION_UNIT,
-                _DESCRIPTIONS[metric],
-                explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
-            )
+            histogram = self._durations[metric] = self._histogram(metric)
         histogram.record(seconds, attributes, context)
+
+    def old_duration(self, metric: str, milliseconds: float, attributes: Attributes, context: Context) -> None:
+        """Record a duration once more, as old conventions called it."""
+        histogram = self._durations.get(metric)
+        if histogram is None:
+            histogram = self._durations[metric] = self._meter.create_histogram(
+                metric, "ms", "As older conventions have it.", explicit_bucket_boundaries_advisory=OLD_BUCKETS_MS
+            )
+        histogram.record(milliseconds, attributes, context)
+
+    def _histogram(self, metric: str) -> Histogram:
+        return self._meter.create_histogram(
+            metric,
+            semconv.DURATION_UNIT,
+            _DESCRIPTIONS[metric],
+            explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
+        )
 
     def exception(self, event_name: str, error: BaseException, severity: SeverityNumber, context: Context) -> None:
         """Emit the one log record of an exception that nobody handled."""
-        stacktrace = "".join(traceback.format_exception(error))
+        attributes = _exception_attributes(error)
         self._logger.emit(
             LogRecord(
                 timestamp=time.time_ns(),
@@ -124,13 +153,19 @@ class SdkRecorder:
                 severity_number=severity,
                 severity_text=severity.name,
                 event_name=event_name,
-                attributes={
-                    semconv.EXCEPTION_TYPE: error_name(error),
-                    semconv.EXCEPTION_MESSAGE: scrub(as_text(error)),
-                    semconv.EXCEPTION_STACKTRACE: scrub(stacktrace),
-                },
+                # For people: a record without a body is an empty line in most viewers.
+                body=f"{attributes[semconv.EXCEPTION_TYPE]}: {attributes[semconv.EXCEPTION_MESSAGE]}",
+                attributes=attributes,
             )
         )
+
+
+def _exception_attributes(error: BaseException) -> dict[str, str]:
+    return {
+        semconv.EXCEPTION_TYPE: error_name(error),
+        semconv.EXCEPTION_MESSAGE: scrub(as_text(error)),
+        semconv.EXCEPTION_STACKTRACE: scrub("".join(traceback.format_exception(error))),
+    }
 
 
 _DESCRIPTIONS = {
@@ -138,19 +173,40 @@ _DESCRIPTIONS = {
     semconv.RPC_SERVER_DURATION: "Measures the duration of an incoming Remote Procedure Call (RPC).",
     semconv.RPC_CLIENT_DURATION: "Measures the duration of an outgoing Remote Procedure Call (RPC).",
 }
+_IN_FLIGHT = {
+    semconv.HTTP_ACTIVE_REQUESTS: ("{request}", "Number of active HTTP server requests."),
+    semconv.RSKETCH_RPC_CALLS: ("{call}", "Number of RPCs being served."),
+    semconv.RSKETCH_WEBSOCKETS: ("{websocket}", "Number of open websockets."),
+}
+"""Unit and description of each up-down counter."""
 
 
 class _Measured:
-    """A span and a monotonic clock, so that a step of the wall clock cannot make a duration negative."""
+    """
+    A span and a monotonic clock, so that a step of the wall clock cannot make a duration negative.
+
+    Args:
+        old: Gives the old names of attributes where those are recorded as well; None where they are not.
+    """
 
     def __init__(
-        self, recorder: SdkRecorder, name: str, kind: SpanKind, attributes: Attributes, parent: Context
+        self,
+        recorder: SdkRecorder,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        parent: Context,
+        old: Callable[[Attributes], Attributes] | None,
     ) -> None:
         self._recorder = recorder
+        self._old = old
         self._start_ns = time.time_ns()
         self._clock_ns = time.perf_counter_ns()
-        self._span = recorder.start_span(name, kind, attributes, parent, self._start_ns)
+        first = attributes | old(attributes) if old else attributes
+        self._span = recorder.start_span(name, kind, first, parent, self._start_ns)
         self.context = trace.set_span_in_context(self._span, parent)
+        if kind is SpanKind.SERVER:
+            self.context = with_server_span(self._span, self.context)
         self._ended = False
 
     def _finish(
@@ -158,7 +214,8 @@ class _Measured:
         metric: str,
         metric_attributes: Attributes,
         end_attributes: Attributes,
-        span_attributes: Attributes | None = None,
+        span_attributes: Attributes,
+        exception: BaseException | None,
     ) -> float | None:
         """
         End span and metric alike.
@@ -168,6 +225,7 @@ class _Measured:
             metric_attributes: What the metric has from the start.
             end_attributes: What the end adds to both.
             span_attributes: What the end adds to the span alone.
+            exception: What nobody handled; an event of the span, if those are asked for.
 
         Returns:
             The duration in seconds; None where it had ended before.
@@ -178,50 +236,83 @@ class _Measured:
         elapsed_ns = time.perf_counter_ns() - self._clock_ns
         if semconv.ERROR_TYPE in end_attributes:
             self._span.set_status(Status(StatusCode.ERROR))
-        self._span.set_attributes(end_attributes | (span_attributes or {}))
+        last = end_attributes | span_attributes
+        self._span.set_attributes(last | self._old(last) if self._old else last)
+        if exception is not None and self._recorder.settings.exception_events:
+            self._span.add_event(semconv.EXCEPTION_EVENT, _exception_attributes(exception))
         self._span.end(self._start_ns + elapsed_ns)
-        self._recorder.duration(metric, elapsed_ns / 1e9, metric_attributes | end_attributes, self.context)
+        measured = metric_attributes | end_attributes
+        self._recorder.duration(metric, elapsed_ns / 1e9, measured, self.context)
+        if self._old:
+            self._recorder.old_duration(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(measured), self.context)
         return elapsed_ns / 1e9
 
 
 class _HttpServerCall(_Measured):
     def __init__(self, recorder: SdkRecorder, request: HttpRequest, parent: Context) -> None:
-        super().__init__(recorder, request.span_name(), SpanKind.SERVER, request.attributes(), parent)
+        old = old_http if "http" in recorder.settings.duplicates else None
+        super().__init__(recorder, request.span_name(), SpanKind.SERVER, request.attributes(), parent, old)
         self._request = request
+        self._count(1)
 
     def end(self, outcome: HttpOutcome) -> None:
         if outcome.route and not self._ended:
             self._span.update_name(self._request.span_name(outcome.route))
-        metric_attributes = self._request.metric_attributes()
-        seconds = self._finish(semconv.HTTP_SERVER_DURATION, metric_attributes, outcome.attributes())
+        seconds = self._finish(
+            semconv.HTTP_SERVER_DURATION,
+            self._request.metric_attributes(),
+            outcome.attributes(),
+            outcome.headers,
+            outcome.exception,
+        )
         if seconds is None:
             return
+        self._count(-1)
         if outcome.exception is not None:
             self._recorder.exception(
                 semconv.HTTP_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.context
             )
         access.http(self._request, outcome, seconds, self.context)
 
+    def _count(self, change: int) -> None:
+        if semconv.HTTP_ACTIVE_REQUESTS in self._recorder.settings.opt_in_metrics:
+            attributes: Attributes = {
+                semconv.HTTP_REQUEST_METHOD: self._request.method,
+                semconv.URL_SCHEME: self._request.scheme,
+            }
+            self._recorder.in_flight(semconv.HTTP_ACTIVE_REQUESTS, change, attributes)
+
 
 class _RpcCall(_Measured):
     def __init__(self, recorder: SdkRecorder, call: RpcCall, parent: Context, *, server: bool) -> None:
         kind = SpanKind.SERVER if server else SpanKind.CLIENT
-        super().__init__(recorder, call.span_name(), kind, call.attributes(), parent)
+        old = old_rpc if "rpc" in recorder.settings.duplicates else None
+        super().__init__(recorder, call.span_name(), kind, call.attributes(), parent, old)
         self._call = call
         self._server = server
+        self._count(1)
 
     def end(self, outcome: RpcOutcome) -> None:
-        metric = semconv.RPC_SERVER_DURATION if self._server else semconv.RPC_CLIENT_DURATION
-        attributes = outcome.attributes(server=self._server)
-        seconds = self._finish(metric, self._call.metric_attributes(), attributes, outcome.span_attributes())
+        seconds = self._finish(
+            semconv.RPC_SERVER_DURATION if self._server else semconv.RPC_CLIENT_DURATION,
+            self._call.metric_attributes(),
+            outcome.attributes(server=self._server),
+            outcome.span_attributes(),
+            outcome.exception,
+        )
         if seconds is None:
             return
+        self._count(-1)
         if outcome.exception is not None:
             event = semconv.RPC_SERVER_EXCEPTION if self._server else semconv.RPC_CLIENT_EXCEPTION
             severity = SeverityNumber.ERROR if self._server else SeverityNumber.WARN
             self._recorder.exception(event, outcome.exception, severity, self.context)
         if self._server:
             access.rpc(self._call, outcome, seconds, self.context)
+
+    def _count(self, change: int) -> None:
+        if self._server:
+            self._recorder.in_flight(semconv.RSKETCH_RPC_CALLS, change, {semconv.RPC_METHOD: self._call.method})
 
 
 class _Unrecorded:
@@ -253,6 +344,12 @@ class _Guarded:
 
     def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
         return self._start(lambda: self._inner.rpc_client(call, parent), parent)
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        try:
+            self._inner.in_flight(metric, change, attributes)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            self._failed()
 
     def _start(self, start: Callable[[], Call[Outcome]], parent: Context) -> Call[Outcome]:
         try:

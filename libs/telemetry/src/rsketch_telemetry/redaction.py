@@ -14,7 +14,7 @@ _MAX_LENGTH = 1024
 _MAX_QUERY_PARTS = 64
 _MAX_KEY_LENGTH = 128
 
-_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|private)[_-]?key|signature|credential|cookie)"
+_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|private)[_-]?key|signature|credential|cookie2?)"
 
 # Each takes time in proportion to the text: no pattern begins with a run of what it also ends in. In this order: the
 # word Bearer may be the value of a field.
@@ -27,7 +27,7 @@ _SECRETS = (
     # A JSON Web Token: three base64url parts, the first of which is a JSON object.
     re.compile(r"()((?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"),
 )
-_SECRET_NAMES = re.compile(rf"(?i){_CREDENTIAL}s?$|^authorization$")
+_SECRET_NAMES = re.compile(rf"(?i){_CREDENTIAL}s?$|authorization$|(?:^|[-_.])auth$")
 
 
 def clean(value: str, limit: int = _MAX_LENGTH) -> str:

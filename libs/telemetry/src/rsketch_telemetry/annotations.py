@@ -1,0 +1,88 @@
+"""
+Attributes that an application puts on the span of the request it is serving, from wherever it happens to be.
+
+`trace.get_current_span()` gives the innermost span, which deep in a call is that of a query or of a call to another
+service; what is worth knowing of a request belongs on the request's own span.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from rsketch_telemetry._once import Once
+from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
+
+__all__ = ["annotate", "with_server_span"]
+
+_SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
+_RESERVED = ("client.", "error.", "exception.", "http.", "network.", "rpc.", "server.", "url.", "user_agent.")
+_MAX_ATTRIBUTES = 64
+_MAX_NAME_LENGTH = 128
+_MAX_VALUE_LENGTH = 1024
+_MAX_VALUES = 32
+_MAX_INTEGER = 2**63 - 1
+
+_Plain = str | bool | int | float
+
+_refused = Once(
+    f"annotate() refuses names that begin with {', '.join(_RESERVED)}: they are telemetry's own; this is said once",
+    level=logging.WARNING,
+    traceback=False,
+)
+_full = Once(
+    f"annotate() keeps {_MAX_ATTRIBUTES} attributes of a request and drops more; this is said once",
+    level=logging.WARNING,
+    traceback=False,
+)
+
+
+class _ServerSpan:
+    """The span of the call being served, and how much has been put on it."""
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.names: set[str] = set()
+
+
+def with_server_span(span: Span, context: Context) -> Context:
+    """Return *context* with *span* as the one that `annotate` writes on."""
+    return context_api.set_value(_SERVER_SPAN, _ServerSpan(span), context)
+
+
+def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
+    """
+    Put attributes on the span of the request or RPC that is being served; nothing where none is, or it has ended.
+
+    Text is cut to 1,024 characters and loses what looks like a credential; of a name that promises one the value is
+    replaced. At most 64 attributes a call are kept. The conventions' own namespaces, such as `http.`, are refused.
+
+        annotate(tenant="acme", **{"shop.basket.items": 3})
+    """
+    served = context_api.get_value(_SERVER_SPAN)
+    if not isinstance(served, _ServerSpan) or not served.span.is_recording():
+        return
+    for given, value in attributes.items():
+        name = clean(given, _MAX_NAME_LENGTH)
+        if name.startswith(_RESERVED):
+            _refused()
+        elif name not in served.names and len(served.names) >= _MAX_ATTRIBUTES:
+            _full()
+        else:
+            served.names.add(name)
+            served.span.set_attribute(name, REDACTED if names_secret(name) else _value(value))
+
+
+def _value(value: object) -> _Plain | tuple[str, ...]:
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(_text(each) for each in tuple(value)[:_MAX_VALUES])
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) <= _MAX_INTEGER):
+        return value
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return scrub(as_text(value), _MAX_VALUE_LENGTH)

@@ -1,4 +1,9 @@
-"""The collector between the servers and the receiver: rotel, which none of us wrote."""
+"""
+The collector between the servers and the receiver: rotel, which none of us wrote.
+
+Whatever it delivers is checked against the telemetry contract when it is closed: on its way to the receiver of the test
+it passes one of the harness's own.
+"""
 
 import os
 import socket
@@ -7,30 +12,68 @@ import sys
 import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
+from rsketch_telemetry.conformance import check
+from rsketch_telemetry.otlp.handler import service
+from rsketch_telemetry.otlp.receiver import Answer, Export, ReceiverConfig, Refusal, receive
+from rsketch_telemetry.otlp.store import TelemetryStore
 
 from harness.children import Child, clean_environ, running
 
 __all__ = ["Collector", "collecting", "free_ports", "runnable"]
 
 _ATTEMPTS = 3
+_OURS = ("rsketch_telemetry.", "rsketch-telemetry")
+"""Scopes, and the resource's distribution, that must keep to the contract; a test may send what it likes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
-    """A running collector and its endpoints, as `OTEL_EXPORTER_OTLP_ENDPOINT` takes them."""
+    """
+    A running collector and its endpoints, as `OTEL_EXPORTER_OTLP_ENDPOINT` takes them.
+
+    Attributes:
+        passed: Everything that has passed through it.
+        exempt: Ids of rules that a test leaves out, each with the reason; see `exempted`.
+    """
 
     child: Child
     endpoints: dict[str, str]
+    passed: TelemetryStore
+    exempt: dict[str, str] = field(default_factory=dict)
+
+    def exempted(self, reason: str, *rules: str) -> None:
+        """Leave out some rules, for telemetry that is wrong on purpose; the reason is for the reader of the test."""
+        assert reason, "a test that is not checked says why"
+        assert rules, "name the rules"
+        self.exempt.update(dict.fromkeys(rules, reason))
 
     async def drain(self) -> None:
         """Stop it; what it has accepted is delivered by then."""
         status = await self.child.stop()
         assert status == 0, self.child.text()
+
+    def check(self, *, complete: bool = False) -> None:
+        """
+        Fail where something of ours passed that the contract does not allow.
+
+        Args:
+            complete: Whether all that the servers made has passed, none of it sampled away and none of them killed:
+                then spans, metrics and logs must agree with each other.
+        """
+        found = check(self.passed.spans, self.passed.points, self.passed.logs, complete=complete)
+        wrong = {
+            str(violation)
+            for violation in found
+            if violation.scope.startswith(_OURS) and not violation.advice and violation.rule not in self.exempt
+        }
+        assert not wrong, "the contract does not allow what passed the collector:\n" + "\n".join(sorted(wrong))
 
 
 @asynccontextmanager
@@ -42,7 +85,38 @@ async def collecting(deliver_to: str, folder: Path) -> AsyncIterator[Collector]:
         deliver_to: The OTLP/gRPC endpoint that it exports to.
         folder: For whatever it writes.
     """
-    agent = _agent()
+    async with grpc.aio.insecure_channel(deliver_to.removeprefix("http://")) as channel:
+        watched = _Watched(channel)
+        async with (
+            receive(watched, ReceiverConfig(grpc_port=0, http_port=0)) as between,
+            _running(_agent(), between.grpc_endpoint, folder, watched.passed) as collector,
+        ):
+            yield collector
+    collector.check()
+
+
+class _Watched:
+    """Between the collector and where it delivers: keeps what passes, and hands on the answer."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.passed = TelemetryStore()
+
+    async def handle(self, export: Export) -> Answer:
+        """Keep and hand on one request."""
+        await self.passed.handle(export)
+        send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            f"/{service(export.signal)}/Export"
+        )
+        try:
+            await send(export.request.SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            return Refusal(code=error.code(), message=error.details() or "")
+        return None
+
+
+@asynccontextmanager
+async def _running(agent: Path, deliver_to: str, folder: Path, passed: TelemetryStore) -> AsyncIterator[Collector]:
     for attempt in range(1, _ATTEMPTS + 1):
         ports = free_ports(2)
         argv: list[str | Path] = [agent, *_arguments(deliver_to, folder, *ports)]
@@ -52,7 +126,7 @@ async def collecting(deliver_to: str, folder: Path) -> AsyncIterator[Collector]:
             if child.matching("unable to bind") and attempt < _ATTEMPTS:
                 continue
             endpoints = {"grpc": f"http://127.0.0.1:{ports[0]}", "http/protobuf": f"http://127.0.0.1:{ports[1]}"}
-            yield Collector(child=child, endpoints=endpoints)
+            yield Collector(child=child, endpoints=endpoints, passed=passed)
             return
 
 

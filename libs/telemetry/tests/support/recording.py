@@ -1,34 +1,70 @@
-"""Providers that keep what they get in memory, for tests of whatever records with them."""
+"""
+Providers that keep what they get in memory, for tests of whatever records with them.
+
+What a test records is checked against the telemetry contract when its recording is closed, so a whole run of the tests
+emits nothing that the checker rejects. A test whose telemetry is wrong on purpose says so: `Recording.exempt`.
+"""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from opentelemetry._logs import LogRecord
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # it is untyped
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+from rsketch_telemetry.conformance import Allowances, Violation, check
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.otlp.encode import log_item, metric_items, resource_message, span_item
+from rsketch_telemetry.otlp.frame import Item, frame
+from rsketch_telemetry.otlp.model import (
+    LogRecord as ModelLogRecord,
+)
+from rsketch_telemetry.otlp.model import (
+    MetricPoint,
+    Span,
+    decode_logs,
+    decode_metrics,
+    decode_traces,
+)
 
-__all__ = ["Instrumented", "Recording", "attributes", "seconds_of", "until"]
+__all__ = ["Instrumented", "Recording", "attributes", "checked", "rejected", "seconds_of", "until"]
+
+OURS = ("rsketch_telemetry.", "rsketch-telemetry")
+"""Scopes, and the resource's distribution, whose telemetry must keep to the contract; a test may make other spans."""
+
+_unchecked: list["Recording"] = []
 
 T = TypeVar("T", bound=BaseInstrumentor)
 
 
 class Recording:
-    """Providers of one test, and what they have seen."""
+    """Providers of one test, and what they have seen; checked when it is closed."""
 
     def __init__(self) -> None:
+        self._sampler = _Noting()
+        self._data: list[MetricsData] = []
+        self._exempt: dict[str, str] = {}
+        self._allowed = Allowances()
+        _unchecked.append(self)
         self.spans = InMemorySpanExporter()
         self.logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK's
         self._reader = InMemoryMetricReader()
-        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self.tracer_provider = TracerProvider(sampler=self._sampler, shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
         self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
         self.logger_provider = LoggerProvider(shutdown_on_exit=False)
@@ -45,10 +81,71 @@ class Recording:
         }
 
     def close(self) -> None:
-        """Shut the providers down."""
+        """Shut the providers down, and fail the test where it recorded what the contract does not allow."""
+        if self not in _unchecked:
+            return
+        _unchecked.remove(self)
+        self._collect()
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
         self.logger_provider.shutdown()
+        said = "\n".join(sorted({str(violation) for violation in self.violations()}))
+        assert not said, f"this test recorded telemetry that the contract does not allow:\n{said}"
+
+    def exempt(self, reason: str, *rules: str) -> None:
+        """
+        Leave out some rules, for telemetry that is wrong on purpose.
+
+        Args:
+            reason: Why it is; for the reader of the test.
+            rules: Ids of the rules; none leaves out all of them.
+        """
+        assert reason, "a test that is not checked says why"
+        self._exempt |= dict.fromkeys(rules or ("*",), reason)
+
+    def allow(self, *, methods: Sequence[str] = (), query_keys: Sequence[str] = ()) -> None:
+        """Say what the settings under test allow beside the default."""
+        self._allowed = Allowances(
+            methods=self._allowed.methods | set(methods), query_keys=self._allowed.query_keys | set(query_keys)
+        )
+
+    def violations(self) -> list[Violation]:
+        """Return what is wrong with what was recorded until the last collection."""
+        if "*" in self._exempt:
+            return []
+        found = check(
+            self.decoded_spans(),
+            self.decoded_points(),
+            self.decoded_logs(),
+            allowed=self._allowed,
+            complete=not self._sampler.dropped,
+        )
+        return [violation for violation in rejected(found) if violation.rule not in self._exempt]
+
+    def decoded_spans(self) -> list[Span]:
+        """Return the spans as a receiver of OTLP sees them."""
+        body = self._framed([span_item(span) for span in self.spans.get_finished_spans()])
+        return decode_traces(ExportTraceServiceRequest.FromString(body))
+
+    def decoded_points(self) -> list[MetricPoint]:
+        """Return the points of all collections so far."""
+        body = self._framed([item for data in self._data for item in metric_items(data)])
+        return decode_metrics(ExportMetricsServiceRequest.FromString(body))
+
+    def decoded_logs(self) -> list[ModelLogRecord]:
+        """Return the log records likewise."""
+        body = self._framed([log_item(record) for record in self.logs.get_finished_logs()])
+        return decode_logs(ExportLogsServiceRequest.FromString(body))
+
+    def _framed(self, items: Sequence[Item]) -> bytes:
+        resource = self.tracer_provider.resource
+        return frame(resource_message(resource), resource.schema_url, items) if items else b""
+
+    def _collect(self) -> MetricsData | None:
+        data = self._reader.get_metrics_data()
+        if data is not None:
+            self._data.append(data)
+        return data
 
     def ended(self, kind: SpanKind) -> list[ReadableSpan]:
         """Return the spans of one kind that have ended."""
@@ -56,7 +153,7 @@ class Recording:
 
     def collected(self) -> list[Metric]:
         """Collect, and return the metrics; an exemplar is in the first collection after it only."""
-        data = self._reader.get_metrics_data()
+        data = self._collect()
         resources = data.resource_metrics if data is not None else ()
         return [metric for resource in resources for scope in resource.scope_metrics for metric in scope.metrics]
 
@@ -79,6 +176,8 @@ class Instrumented(Recording, Generic[T]):
 
     def instrument(self, settings: InstrumentorSettings | None = None) -> None:
         """Instrument with these providers, until `close()` at the latest."""
+        effective = settings or InstrumentorSettings.from_env(os.environ)
+        self.allow(methods=sorted(effective.known_methods), query_keys=sorted(effective.allowed_query_keys))
         self.instrumentor.instrument(**self.providers, settings=settings)
 
     def close(self) -> None:
@@ -86,6 +185,46 @@ class Instrumented(Recording, Generic[T]):
         if self.instrumentor.is_instrumented_by_opentelemetry:
             self.instrumentor.uninstrument()
         super().close()
+
+
+class _Noting(Sampler):
+    """The SDK's default sampler, and whether it dropped a span: then metrics count more calls than there are spans."""
+
+    def __init__(self) -> None:
+        self.dropped = False
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Decide as the SDK does by default."""
+        result = DEFAULT_ON.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        self.dropped = self.dropped or result.decision is Decision.DROP
+        return result
+
+    def get_description(self) -> str:
+        """Return a name."""
+        return "the default, noted"
+
+
+def rejected(found: Sequence[Violation]) -> list[Violation]:
+    """Return the violations that fail a test: ours, and more than advice."""
+    return [violation for violation in found if violation.scope.startswith(OURS) and not violation.advice]
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Close whatever was recorded meanwhile and left open, so that it is checked all the same."""
+    before = list(_unchecked)
+    yield
+    for recording in [each for each in _unchecked if each not in before]:
+        recording.close()
 
 
 def attributes(of: Any) -> dict[str, Any]:

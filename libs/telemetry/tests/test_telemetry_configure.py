@@ -1,38 +1,14 @@
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rsketch_telemetry.otlp.receiver import Receiver, ReceiverConfig, receive
+from programs import ANY_PORT, own_points, run
+from rsketch_telemetry.otlp.receiver import receive
 from rsketch_telemetry.otlp.store import TelemetryStore
 
-ANY_PORT = ReceiverConfig(grpc_port=0, http_port=0)
-
-# What every program begins with: `say` reports a value to the test, `threads` names those that export.
-PRELUDE = """
-import json, logging, os, sys, threading
-from opentelemetry import _logs, metrics, trace
-import rsketch_telemetry
-
-said = {}
-
-def say(**values):
-    said.update(values)
-    with open("said.json", "w") as file:
-        json.dump(said, file)
-
-def threads():
-    return sorted(each.name for each in threading.enumerate() if each is not threading.main_thread())
-
-def work():
-    trace.get_tracer("test").start_span("work").end()
-"""
 ALL_SIGNALS = """
 with trace.get_tracer("test").start_as_current_span("work"):
     logging.getLogger("shop").warning("sold")
@@ -40,49 +16,10 @@ metrics.get_meter("test").create_counter("sales").add(3)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A program that has ended: what it wrote and what it said to the test."""
-
-    stdout: str
-    stderr: str
-    said: dict[str, Any]
-
-
-async def _run(
-    program: str, at: Receiver, folder: Path, environ: Mapping[str, str | None] | None = None, *, launcher: bool = False
-) -> Ended:
-    """Run a program to its end among a few defaults and *environ*, where None leaves one out."""
-    (folder / "app.py").write_text(PRELUDE + program)
-    given = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": str(folder),
-        "OTEL_SERVICE_NAME": "shop",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": at.grpc_endpoint,
-        **(environ or {}),
-    }
-    prefix = [str(Path(sys.executable).with_name("opentelemetry-instrument"))] if launcher else []
-    child = await asyncio.create_subprocess_exec(
-        *prefix,
-        sys.executable,
-        "app.py",
-        cwd=folder,
-        env={name: value for name, value in given.items() if value is not None},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        stdout, stderr = await child.communicate()
-    assert child.returncode == 0, stderr.decode()
-    answers = folder / "said.json"
-    return Ended(stdout.decode(), stderr.decode(), json.loads(answers.read_text()) if answers.exists() else {})
-
-
 def _names(store: TelemetryStore) -> tuple[list[str], list[str], list[object]]:
     return (
         [span.name for span in store.spans],
-        # Older releases of the SDK measure themselves, and cannot be asked not to.
-        [point.name for point in store.points if not point.name.startswith("otel.sdk.")],
+        [point.name for point in own_points(store)],
         [record.body for record in store.logs],
     )
 
@@ -97,7 +34,7 @@ say(after=threads())
 """
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path)
+        ended = await run(program, at, tmp_path)
 
     assert ended.said == {"before": [], "same": True, "after": ["rsketch-telemetry"]}
     assert _names(store) == (["work"], ["sales"], ["sold"])
@@ -122,7 +59,7 @@ say(
 """
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {"PYTHONWARNINGS": "default"}, launcher=True)
+        ended = await run(program, at, tmp_path, {"PYTHONWARNINGS": "default"}, launcher=True)
 
     assert ended.said == {"threads": ["rsketch-telemetry"], "same": True, "distro": True, "processors": 1}
     assert _names(store) == (["work"], ["sales"], ["sold"])
@@ -152,7 +89,7 @@ say(own=trace.get_tracer_provider() is own)
 """
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path)
+        ended = await run(program, at, tmp_path)
 
     assert ended.said == {"own": True}
     assert _names(store) == ([], ["sales"], ["sold"])
@@ -169,7 +106,7 @@ say(threads=threads(), disabled=telemetry.summary.disabled, ended=telemetry.shut
 """
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {"OTEL_SDK_DISABLED": "true"}, launcher=launcher)
+        ended = await run(program, at, tmp_path, {"OTEL_SDK_DISABLED": "true"}, launcher=launcher)
 
     assert ended.said == {"threads": [], "disabled": True, "ended": True}
     assert _names(store) == ([], [], [])
@@ -181,7 +118,7 @@ async def test_where_nothing_is_recorded_nothing_is_sent(tmp_path: Path, launche
     program = "rsketch_telemetry.configure()\nsay(threads=threads(), grpc='grpc._channel' in sys.modules)"
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"}, launcher=launcher)
+        ended = await run(program, at, tmp_path, {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"}, launcher=launcher)
 
     assert ended.said == {"threads": [], "grpc": False}
     assert _names(store) == ([], [], [])
@@ -205,7 +142,7 @@ async def test_one_signal_alone_starts_the_thread(
     """The first item of any signal starts the exporter, and it arrives by the end."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(f"rsketch_telemetry.configure()\n{program}\nsay(threads=threads())", at, tmp_path)
+        ended = await run(f"rsketch_telemetry.configure()\n{program}\nsay(threads=threads())", at, tmp_path)
 
     assert ended.said == {"threads": ["rsketch-telemetry"]}
     assert _names(store) == arrived
@@ -217,7 +154,7 @@ async def test_an_exporter_of_others_serves_beside_or_alone(tmp_path: Path, expo
     program = "telemetry = rsketch_telemetry.configure()\nwork()\nsay(foreign=telemetry.summary.foreign)"
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {"OTEL_TRACES_EXPORTER": exporters})
+        ended = await run(program, at, tmp_path, {"OTEL_TRACES_EXPORTER": exporters})
 
     assert ended.said == {"foreign": ["traces: console"]}
     assert json.loads(ended.stdout)["name"] == "work"
@@ -230,7 +167,7 @@ async def test_all_foreign_exporters_end_once_and_quietly(tmp_path: Path) -> Non
     program = f"telemetry = rsketch_telemetry.configure()\n{ALL_SIGNALS}\ntelemetry.shutdown()"
     every = {f"OTEL_{signal}_EXPORTER": "console" for signal in ("TRACES", "METRICS", "LOGS")}
     async with receive(TelemetryStore(), ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {"OTEL_BSP_MAX_QUEUE_SIZE": "100", **every})
+        ended = await run(program, at, tmp_path, {"OTEL_BSP_MAX_QUEUE_SIZE": "100", **every})
 
     assert [name in ended.stdout for name in ('"work"', '"sales"', "sold")] == [True] * 3
     assert ended.stderr == "sold\n"
@@ -250,16 +187,16 @@ async def test_temporality(tmp_path: Path, preference: str, temporality: str) ->
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
         variable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-        await _run(METRICS, at, tmp_path, {variable: preference.upper()})
+        await run(METRICS, at, tmp_path, {variable: preference.upper()})
 
-    assert {point.name: point.temporality for point in store.points} == {"sales": temporality, "size": temporality}
+    assert {point.name: point.temporality for point in own_points(store)} == {"sales": temporality, "size": temporality}
 
 
 async def test_exponential_histograms(tmp_path: Path) -> None:
     """The default aggregation of histograms can be chosen."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        await _run(
+        await run(
             METRICS,
             at,
             tmp_path,
@@ -316,7 +253,7 @@ async def test_a_bad_value_costs_one_line(tmp_path: Path, variable: str) -> None
     program = f"rsketch_telemetry.configure()\n{ALL_SIGNALS}"
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(program, at, tmp_path, {variable: BAD[variable]})
+        ended = await run(program, at, tmp_path, {variable: BAD[variable]})
 
     assert _names(store) == (["work"], ["sales"], ["sold"])
     (line,) = [line for line in ended.stderr.splitlines() if line != "sold"]
@@ -328,7 +265,7 @@ async def test_many_bad_values_under_the_launcher(tmp_path: Path) -> None:
     bad = {name: value for name, value in BAD.items() if name != "OTEL_PROPAGATORS"}
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(ALL_SIGNALS, at, tmp_path, bad, launcher=True)
+        ended = await run(ALL_SIGNALS, at, tmp_path, bad, launcher=True)
 
     assert _names(store) == (["work"], ["sales"], ["sold"])
     named = [
@@ -343,7 +280,7 @@ async def test_an_unknown_distro_does_not_switch_telemetry_off(tmp_path: Path, c
     """Upstream would silently record nothing; here it is named, and everything arrives."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(ALL_SIGNALS, at, tmp_path, {chosen: "nosuch"}, launcher=True)
+        ended = await run(ALL_SIGNALS, at, tmp_path, {chosen: "nosuch"}, launcher=True)
 
     assert _names(store) == (["work"], ["sales"], ["sold"])
     assert ended.stderr.count(f"telemetry: {chosen}='nosuch'") == 1
@@ -356,7 +293,7 @@ async def test_a_bad_endpoint_leaves_the_signals_that_have_their_own(tmp_path: P
     """One line names it, and the signal whose own endpoint is fine arrives."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run(
+        ended = await run(
             "rsketch_telemetry.configure()\nwork()",
             at,
             tmp_path,
@@ -381,7 +318,7 @@ async def test_what_guards_secrecy_holds_its_signals_back(tmp_path: Path, variab
     """Nothing is sent with less protection than was asked for; one line says so, one what is left, none a secret."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run("rsketch_telemetry.configure()\nwork()", at, tmp_path, {variable: value})
+        ended = await run("rsketch_telemetry.configure()\nwork()", at, tmp_path, {variable: value})
 
     assert _names(store) == ([], [], [])
     assert ended.stderr.count(f"telemetry: {variable}=") == 1
@@ -394,7 +331,7 @@ async def test_no_line_holds_a_secret(tmp_path: Path) -> None:
     program = "telemetry = rsketch_telemetry.configure()\nwork()\nsay(summary=repr(telemetry.summary))"
     async with receive(TelemetryStore(), ANY_PORT) as at:
         address = at.grpc_endpoint.removeprefix("http://")
-        ended = await _run(
+        ended = await run(
             program,
             at,
             tmp_path,
@@ -415,7 +352,7 @@ async def test_a_service_without_a_name_is_asked_for_one(tmp_path: Path) -> None
     """The name is the specification's default, and one line asks for a better one."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        ended = await _run("rsketch_telemetry.configure()\nwork()", at, tmp_path, {"OTEL_SERVICE_NAME": None})
+        ended = await run("rsketch_telemetry.configure()\nwork()", at, tmp_path, {"OTEL_SERVICE_NAME": None})
 
     assert str(store.spans[0].resource.attributes["service.name"]).startswith("unknown_service")
     assert ended.stderr == "telemetry: this service has no name; set OTEL_SERVICE_NAME\n"
@@ -431,7 +368,7 @@ work()
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
         given = "service.version=2,team=a%20b"
-        await _run(program, at, tmp_path, {"OTEL_SERVICE_NAME": "named", "OTEL_RESOURCE_ATTRIBUTES": given})
+        await run(program, at, tmp_path, {"OTEL_SERVICE_NAME": "named", "OTEL_RESOURCE_ATTRIBUTES": given})
     attributes = store.spans[0].resource.attributes
 
     assert {name: attributes[name] for name in ("service.name", "service.version", "service.namespace", "team")} == {
@@ -453,7 +390,7 @@ async def test_a_given_instance_id_is_kept(tmp_path: Path, environ: dict[str, st
     """One worker is what was given; several cannot all be."""
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
-        await _run("rsketch_telemetry.configure()\nwork()", at, tmp_path, environ)
+        await run("rsketch_telemetry.configure()\nwork()", at, tmp_path, environ)
 
     assert store.spans[0].resource.attributes["service.instance.id"] == instance
 
@@ -463,7 +400,7 @@ async def test_every_process_is_an_instance_of_its_own(tmp_path: Path) -> None:
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
         for _ in range(2):
-            await _run("rsketch_telemetry.configure()\nwork()", at, tmp_path)
+            await run("rsketch_telemetry.configure()\nwork()", at, tmp_path)
 
     assert len({span.resource.attributes["service.instance.id"] for span in store.spans}) == 2
 
@@ -507,7 +444,7 @@ async def test_a_forked_child_exports_what_is_its_own(tmp_path: Path, fork: str,
     store = TelemetryStore()
     async with receive(store, ANY_PORT) as at:
         endpoint = at.grpc_endpoint if protocol == "grpc" else at.http_endpoint
-        await _run(
+        await run(
             FORK.format(fork=FORKS[fork]),
             at,
             tmp_path,
@@ -535,7 +472,7 @@ work()
 say(same=dict(os.environ) == before)
 """
     async with receive(TelemetryStore(), ANY_PORT) as at:
-        ended = await _run(
+        ended = await run(
             program, at, tmp_path, {"OTEL_BSP_SCHEDULE_DELAY": "bad", "OTEL_TRACES_EXPORTER": "otlp,nosuch"}
         )
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from rsketch_telemetry.destinations import Destination, destination
 from rsketch_telemetry.environment import Complaint
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 
 def _read(**environ: str) -> tuple[Destination, list[Complaint]]:

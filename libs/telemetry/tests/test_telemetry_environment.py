@@ -4,7 +4,7 @@ import pytest
 from rsketch_telemetry.destinations import destination
 from rsketch_telemetry.environment import checked, presented
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 GOOD = {
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -19,6 +19,18 @@ GOOD = {
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "0",
     "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
     "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "X-Tenant, x-region",
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs/dup",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup,rpc/dup,database",
+    "RSKETCH_TELEMETRY_BAGGAGE_KEYS": "tenant,plan",
+    "RSKETCH_TELEMETRY_FLUSH_SECONDS": "3s",
+    "RSKETCH_TELEMETRY_OPT_IN_METRICS": "http.server.active_requests",
+    "RSKETCH_TELEMETRY_PROCESS_METRICS": "false",
+    "RSKETCH_TELEMETRY_QUERY_KEYS": "page,size",
+    "RSKETCH_TELEMETRY_RESPONSE_HEADERS": "traceresponse,server-timing",
+    "RSKETCH_TELEMETRY_RPC_REQUEST_METADATA": "x-tenant",
+    "RSKETCH_TELEMETRY_SAMPLING_RULES": "http:GET /users/<id>=0.5,grpc:shop.v1.Till/*=0",
+    "RSKETCH_TELEMETRY_WORKER": "1",
 }
 
 # Each malformed value, and what is used in its place (None: the variable's default).
@@ -57,6 +69,19 @@ BAD = {
     "OTEL_PYTHON_SANIC_EXCLUDED_URLS": ("a{99999999999}", "a{99999999999}"),
     "OTEL_TRACES_EXPORTER": ("jaeger", None),
     "OTEL_TRACES_SAMPLER": ("mostly", None),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": ("x-.*,(", "x-.*,("),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": ("x-tenant,x tenant", "x-tenant"),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": ("a:b", None),
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": ("log", None),
+    "OTEL_SEMCONV_STABILITY_OPT_IN": ("http/dup,htp", "http/dup"),
+    "RSKETCH_TELEMETRY_BAGGAGE_KEYS": ("tenant,http.route,password", "tenant"),
+    "RSKETCH_TELEMETRY_OPT_IN_METRICS": ("http.server.request.body.size", None),
+    "RSKETCH_TELEMETRY_PROCESS_METRICS": ("off", None),
+    "RSKETCH_TELEMETRY_RESPONSE_HEADERS": ("traceresponse,traceparent", "traceresponse"),
+    "RSKETCH_TELEMETRY_RPC_REQUEST_METADATA": ("x tenant", None),
+    "RSKETCH_TELEMETRY_RPC_RESPONSE_METADATA": ("a,b:c", "a"),
+    "RSKETCH_TELEMETRY_RPC_RESPONSE_TRAILERS": ("a=b", None),
+    "RSKETCH_TELEMETRY_SAMPLING_RULES": ("http:/a=1,http:/b", "http:/a=1"),
 }
 
 
@@ -121,6 +146,36 @@ def test_a_malformed_special_value_leaves_the_common_one(own: str, common: str, 
 
     assert (sane, [each.used for each in complaints]) == ({common: good}, [good])
     assert (nothing, [each.used for each in both]) == ({}, [default, default])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("RSKETCH_TELEMETRY_SAMPLNG_RULES", "is it RSKETCH_TELEMETRY_SAMPLING_RULES?"),
+        ("RSKETCH_TELEMETRY_BAGGAGE_KEY", "is it RSKETCH_TELEMETRY_BAGGAGE_KEYS?"),
+        ("RSKETCH_TELEMETRY_PROCESS_METRIC", "is it RSKETCH_TELEMETRY_PROCESS_METRICS?"),
+        ("RSKETCH_TELEMETRY_ZZZ", "there are RSKETCH_TELEMETRY_BAGGAGE_KEYS, RSKETCH_TELEMETRY_FLUSH_SECONDS,"),
+    ],
+)
+def test_a_misspelt_setting_of_ours_is_named(name: str, said: str) -> None:
+    """One line says that it does nothing, and which one is meant, without its value."""
+    _, complaints = checked({name: "hunter22"})
+
+    (line,) = map(str, complaints)
+    assert line.startswith(f"{name} is no setting and does nothing; {said}")
+    assert "hunter22" not in line
+
+
+def test_each_malformed_sampling_rule_is_a_complaint() -> None:
+    """The good ones hold, and each bad one is named by itself, a secret in it masked."""
+    name = "RSKETCH_TELEMETRY_SAMPLING_RULES"
+    sane, complaints = checked({name: "http:/a=1,http:/b?token=hunter22,grpc:c=1"})
+    nothing, both = checked({name: "a,b"})
+
+    assert sane == {name: "http:/a=1"}
+    assert [complaint.used for complaint in complaints] == ["the other rules"] * 2
+    assert "hunter22" not in "".join(map(str, complaints))
+    assert (nothing, [complaint.used for complaint in both]) == ({}, ["no rule"] * 2)
 
 
 @pytest.mark.parametrize("surrogate", [0xDCFF, 0xD800])

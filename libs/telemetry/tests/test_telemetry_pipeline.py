@@ -19,7 +19,8 @@ from rsketch_telemetry.otlp.handler import Answer, Export, PartialSuccess, Refus
 from rsketch_telemetry.otlp.receiver import Receiver, ReceiverConfig, receive
 from rsketch_telemetry.otlp.send import sender
 from rsketch_telemetry.otlp.store import TelemetryStore
-from rsketch_telemetry.pipeline import Lane, Outcome, Pipeline, Reporter, Segment, Sent, Signal
+from rsketch_telemetry.pipeline import Lane, Outcome, Pipeline, Reporter, Segment, Sent
+from rsketch_telemetry.signal import Signal
 
 SCOPE = Scope(b"\x0a\x04test", "https://opentelemetry.io/schemas/1.45.0")
 ANY_PORT = ReceiverConfig(grpc_port=0, http_port=0)

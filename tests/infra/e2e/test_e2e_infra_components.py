@@ -23,7 +23,7 @@ from local import INFRA, OVERRIDES, READY_SECONDS, Platform, eventually, images,
 from otlp import ITEM, attempt, one_item, one_span
 from rsketch_protos.hello.v1 import HelloRequest, HelloServiceStub
 from rsketch_telemetry.otlp.model import LogRecord, MetricPoint, Span
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 require_inside()
 

@@ -8,7 +8,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rsketch_telemetry.otlp.handler import Request, create_request, service
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 __all__ = ["ITEM", "attempt", "one_item", "one_span"]
 

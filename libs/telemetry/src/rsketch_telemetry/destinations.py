@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from rsketch_telemetry.environment import Complaint
-from rsketch_telemetry.pipeline import Signal
 from rsketch_telemetry.redaction import scrub
+from rsketch_telemetry.signal import Signal
 
 if TYPE_CHECKING:
     from ssl import SSLContext

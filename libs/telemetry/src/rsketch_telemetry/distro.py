@@ -14,7 +14,6 @@ from opentelemetry.instrumentation.distro import BaseDistro  # type: ignore[attr
 from opentelemetry.util._importlib_metadata import EntryPoint, entry_points
 
 from rsketch_telemetry import environment
-from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.redaction import scrub
 from rsketch_telemetry.telemetry import configure
 
@@ -51,7 +50,7 @@ class RsketchDistro(BaseDistro):  # type: ignore[misc]  # upstream opts out of t
         environ = environment.process_environ()
         disabled = {name.strip() for name in environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")}
         if entry_point.name in _OURS:
-            entry_point.load()().instrument(settings=InstrumentorSettings.from_env(environ), **kwargs)
+            entry_point.load()().instrument(**kwargs)
         elif _REPLACED.get(entry_point.name, "") not in {"", *disabled}:
             self._say_who_stands_down()
         else:
@@ -89,7 +88,8 @@ def instrument(environ: Mapping[str, str] | None = None) -> None:
     if RsketchDistro.loading:
         return
     given = environment.process_environ() if environ is None else environ
-    with environment.presented({**environment.checked(given)[0], **SELECTORS}):
+    # With our own settings, which the instrumentors read for themselves.
+    with environment.presented({**environment.checked(given)[0], **SELECTORS}, prefix=environment.READ):
         initialize()
 
 

@@ -1,6 +1,8 @@
 """
 The process environment as telemetry sees it: every `OTEL_*` value checked once, before the SDK reads any.
 
+So are the values of our own settings, `RSKETCH_TELEMETRY_*`, of which one that does not exist is named as well.
+
 The stock SDK answers a malformed value with a traceback and no telemetry at all. Here a malformed value is dropped, so
 that its default holds, and described in one complaint. Values that guard secrecy are never replaced by something
 weaker: they are left as they are, complained of, and hold their signal back (see `rsketch_telemetry.destinations`).
@@ -15,17 +17,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Final
 
+from rsketch_telemetry import baggage, sampling
 from rsketch_telemetry.instrumentor_settings import expression
 from rsketch_telemetry.redaction import clean, scrub
 
-__all__ = ["Complaint", "checked", "presented", "process_environ"]
+__all__ = ["READ", "Complaint", "checked", "presented", "process_environ"]
 
 _NUMBER = re.compile(r"\d{1,15}")
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 _REFUSED = "\x7f"
 """A character that no header, endpoint or path may have, and that every locale can encode."""
 _presenting = threading.RLock()
+
+_OURS = "RSKETCH_TELEMETRY_"
+READ: Final = ("OTEL_", _OURS)
+"""What the names of all settings begin with that telemetry reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +57,26 @@ class Complaint:
         return f"{self.variable}={self.value!r} cannot be used: it accepts {self.reason}; using {self.used}"
 
 
+class _Misspelt(Complaint):
+    """A setting that does not exist, whose value nobody reads."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self.variable} is no setting and does nothing; {self.reason}"
+
+
 def process_environ() -> dict[str, str]:
     """Return a copy of the process environment."""
     return dict(os.environ)  # noqa: TID251 - the one reader, for configure() without a mapping
 
 
 @contextmanager
-def presented(environ: Mapping[str, str]) -> Iterator[None]:
+def presented(environ: Mapping[str, str], prefix: str | tuple[str, ...] = "OTEL_") -> Iterator[None]:
     """
     Show the SDK exactly the `OTEL_*` values of *environ* inside the block, then restore what was there.
+
+    With another *prefix*, or several, it is the values whose names begin so; with an empty one all of them.
 
     The SDK reads the process environment in many constructors and knows no other way to be told; nothing is left
     behind, as a child process would inherit it. Other threads see the values as well while the block lasts: configure
@@ -65,12 +84,12 @@ def presented(environ: Mapping[str, str]) -> Iterator[None]:
     """
     with _presenting:
         real = os.environ  # noqa: TID251 - the SDK reads nothing else
-        before = {name: real[name] for name in real if name.startswith("OTEL_")}
-        _replace(before, {name: value for name, value in environ.items() if name.startswith("OTEL_")})
+        before = {name: value for name, value in real.items() if name.startswith(prefix)}
+        _replace(before, {name: value for name, value in environ.items() if name.startswith(prefix)})
         try:
             yield
         finally:
-            _replace({name: value for name, value in real.items() if name.startswith("OTEL_")}, before)
+            _replace({name: value for name, value in real.items() if name.startswith(prefix)}, before)
 
 
 def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
@@ -84,11 +103,11 @@ def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
 
 def checked(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Complaint]]:
     """
-    Return *environ* without empty and malformed `OTEL_*` values, and a complaint for each malformed one.
+    Return *environ* without empty and malformed values of telemetry's, and a complaint for each malformed one.
 
     A list, such as `OTEL_TRACES_EXPORTER=otlp,oltp`, keeps the parts that are known.
     """
-    sane = {name: value for name, value in environ.items() if not name.startswith("OTEL_") or value.strip()}
+    sane = {name: value for name, value in environ.items() if not name.startswith(READ) or value.strip()}
     complaints: list[Complaint] = []
     _check_text(sane, complaints)
     # First the common ones: what they turn out to say holds where a signal's own is malformed.
@@ -105,6 +124,8 @@ def checked(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Complaint]
             sane[name] = kept
     _check_sampler_argument(sane, complaints)
     _check_batch_sizes(sane, complaints)
+    _check_sampling_rules(sane, complaints)
+    complaints += [_misspelt(name) for name in sane if name.startswith(_OURS) and name not in _SETTINGS]
     for name, value in _LOADED_BY_THE_API.items():
         # What this stands for is being set up; the API would set up another one while that happens.
         if sane.get(name) == value:
@@ -114,8 +135,9 @@ def checked(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Complaint]
 
 def _check_text(sane: dict[str, str], complaints: list[Complaint]) -> None:
     """Replace what no exporter can encode: bytes that are not UTF-8, which Python keeps as lone surrogates."""
-    for name in [name for name in sane if name.startswith("OTEL_")]:
-        text = clean(sane[name], len(sane[name]))
+    for name in [name for name in sane if name.startswith(READ)]:
+        # A question mark, which every locale can encode: the value is presented as an environment variable again.
+        text = _NO_TEXT.sub("?", sane[name])
         if text == sane[name]:
             continue
         if name.endswith(("HEADERS", "CERTIFICATE", "KEY", "ENDPOINT")):
@@ -137,6 +159,31 @@ def _check_batch_sizes(sane: dict[str, str], complaints: list[Complaint]) -> Non
         if batch in sane:
             complaints.append(Complaint(variable=batch, value=sane[batch], reason=f"at most {queue}", used=size))
         sane[batch] = size
+
+
+def _check_sampling_rules(sane: dict[str, str], complaints: list[Complaint]) -> None:
+    """Keep the rules that are well-formed, and complain of each other one by itself."""
+    written = sampling.split(sane.get(sampling.VARIABLE, ""))
+    good = [each for each in written if sampling.Rule.parse(each) is not None]
+    for each in written:
+        if each not in good:
+            used = "the other rules" if good else "no rule"
+            reason, value = sampling.ACCEPTS, scrub(each, 80)
+            complaints.append(Complaint(variable=sampling.VARIABLE, value=value, reason=reason, used=used))
+    if good != written:
+        sane[sampling.VARIABLE] = ",".join(good)
+    if not good:
+        sane.pop(sampling.VARIABLE, None)
+
+
+def _misspelt(name: str) -> Complaint:
+    import difflib
+
+    # Without what all have in common, by which any name is close to all of them.
+    known = {each.removeprefix(_OURS): each for each in sorted(_SETTINGS - _INTERNAL)}
+    close = [known[each] for each in difflib.get_close_matches(name.removeprefix(_OURS), known, n=2)]
+    reason = f"is it {' or '.join(close)}?" if close else f"there are {', '.join(known.values())}"
+    return _Misspelt(variable=clean(name, 80), value="", reason=reason, used="nothing")
 
 
 def _check_sampler_argument(sane: dict[str, str], complaints: list[Complaint]) -> None:
@@ -221,12 +268,31 @@ def _pairs() -> _Rule:
     return _Rule(check, "key=value pairs separated by commas", "no attributes")
 
 
-def _expressions() -> _Rule:
+def _expressions(default: str = "the health endpoints") -> _Rule:
     def check(value: str) -> Checked:
         return value, all(expression(part.strip()) is not None for part in value.split(","))
 
     accepts = "regular expressions separated by commas"
-    return _Rule(check, accepts, "the health endpoints", used="one that is malformed as the text to be matched")
+    return _Rule(check, accepts, default, used="one that is malformed as the text to be matched")
+
+
+def _words(accepts: str, known: Callable[[str], bool], default: str) -> _Rule:
+    """Words separated by commas, of which a list keeps the known ones."""
+
+    def check(value: str) -> Checked:
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        good = [word for word in words if known(word)]
+        if good == words:
+            return value, True
+        return (",".join(good) or None), False
+
+    return _Rule(check, accepts, default)
+
+
+def _choice(*choices: str, others: tuple[str, ...] = ()) -> _Rule:
+    """Of some words none, one or more; *others* mean something to others alone."""
+    known = {*choices, *others}
+    return _words(f"{' and '.join(choices)}, separated by commas", lambda word: word.lower() in known, "none of them")
 
 
 _LONGEST_TIMEOUT = 300
@@ -274,7 +340,34 @@ _COMMON = {
     },
 }
 """The variable that holds where a more special one says nothing, by the special one."""
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADERS = _words("names of headers separated by commas", lambda word: bool(_HEADER.fullmatch(word)), "no headers")
+_METADATA = _words(
+    "keys of metadata separated by commas",
+    lambda word: bool(re.fullmatch(r"[A-Za-z0-9_.-]+", word)),
+    "no metadata",
+)
+_CAPTURE = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS"
+_OTHER_STABILITY = tuple(
+    f"{name}{duplicate}"
+    for name in ("http", "rpc", "database", "messaging", "code", "k8s", "gen_ai_latest_experimental")
+    for duplicate in ("", "/dup")
+)
+_OUR_RULES: dict[str, _Rule] = {
+    baggage.VARIABLE: _words(baggage.ACCEPTS, baggage.acceptable, "no keys"),
+    f"{_OURS}OPT_IN_METRICS": _choice("http.server.active_requests"),
+    f"{_OURS}PROCESS_METRICS": _one_of("true", "false", default="true"),
+    f"{_OURS}RESPONSE_HEADERS": _choice("traceresponse", "server-timing"),
+    f"{_OURS}RPC_REQUEST_METADATA": _METADATA,
+    f"{_OURS}RPC_RESPONSE_METADATA": _METADATA,
+    f"{_OURS}RPC_RESPONSE_TRAILERS": _METADATA,
+}
+# Of these the host puts the first there, and reads the second.
+_INTERNAL = frozenset({f"{_OURS}WORKER"})
+_SETTINGS = frozenset({*_OUR_RULES, *_INTERNAL, f"{_OURS}FLUSH_SECONDS", f"{_OURS}QUERY_KEYS", sampling.VARIABLE})
+"""All settings that begin so: any other is a mistake."""
 _RULES: dict[str, _Rule] = {
+    **_OUR_RULES,
     **{name: _number(0, default) for name, default in _LIMITS.items()},
     **{name: _number(1, default) for name, default in _INTERVALS.items()},
     **{f"OTEL_EXPORTER_OTLP_{signal}TIMEOUT": _seconds() for signal in _SIGNALS},
@@ -295,6 +388,9 @@ _RULES: dict[str, _Rule] = {
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": _one_of(
         "cumulative", "delta", "lowmemory", default="cumulative"
     ),
+    f"{_CAPTURE}_SERVER_REQUEST": _HEADERS,
+    f"{_CAPTURE}_SERVER_RESPONSE": _HEADERS,
+    f"{_CAPTURE}_SANITIZE_FIELDS": _expressions("no names but those of credentials"),
     "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("trace_based", "always_on", "always_off", default="trace_based"),
     "OTEL_PYTHON_EXCLUDED_URLS": _expressions(),
     "OTEL_PYTHON_SANIC_EXCLUDED_URLS": _expressions(),
@@ -311,6 +407,8 @@ _RULES: dict[str, _Rule] = {
         for kind in ("tracer", "meter", "logger")
     },
     "OTEL_RESOURCE_ATTRIBUTES": _pairs(),
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": _choice("logs", "logs/dup"),
+    "OTEL_SEMCONV_STABILITY_OPT_IN": _choice("http/dup", "rpc/dup", others=_OTHER_STABILITY),
     "OTEL_SDK_DISABLED": _one_of("true", "false", default="false"),
     "OTEL_TRACES_SAMPLER": _plugins(
         "opentelemetry_traces_sampler",

@@ -16,7 +16,7 @@ import random
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,8 +25,9 @@ from typing import Protocol
 from opentelemetry import context as context_api
 
 from rsketch_telemetry.otlp.frame import Item, frame
+from rsketch_telemetry.signal import Signal
 
-__all__ = ["Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Signal"]
+__all__ = ["Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally"]
 
 _log = logging.getLogger("rsketch_telemetry")
 
@@ -48,19 +49,6 @@ _LONGEST_WAIT_SECONDS = 3600.0
 _JOIN_SECONDS = 0.3
 
 
-class Signal(Enum):
-    """A kind of telemetry; the value is its name in OTLP paths and `OTEL_*` variables."""
-
-    TRACES = "traces"
-    METRICS = "metrics"
-    LOGS = "logs"
-
-    @property
-    def items(self) -> str:
-        """What its items are called in a sentence."""
-        return {"traces": "spans", "metrics": "metrics", "logs": "log records"}[self.value]
-
-
 class Sent(Enum):
     """What became of a request."""
 
@@ -80,6 +68,7 @@ class Outcome:
             nothing will be until the settings are mended.
         reason: In words, for the log; empty for a full success.
         rejected: Items that the other end did not take although it accepted the request.
+        error: What kind of failure it was, of few values: a status code or the name of an exception.
         retry_after_seconds: How long it asked to be left alone; None where it did not say.
     """
 
@@ -87,6 +76,7 @@ class Outcome:
     reason: str = ""
     rejected: int = 0
     retry_after_seconds: float | None = None
+    error: str = ""
 
 
 class Sender(Protocol):
@@ -114,8 +104,8 @@ class Segment:
     """
 
     def __init__(self, limit_bytes: int = SEGMENT_BYTES, limit_items: int | None = None) -> None:
-        self._limit_bytes = limit_bytes
-        self._limit_items = limit_items
+        self.limit_bytes = limit_bytes
+        self.limit_items = limit_items
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._first = 0
@@ -125,9 +115,14 @@ class Segment:
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def bytes(self) -> int:
+        """What the items take of `limit_bytes`."""
+        return self._bytes
+
     def emptied(self) -> "Segment":
         """Return a new, empty segment of the same limits."""
-        return Segment(self._limit_bytes, self._limit_items)
+        return Segment(self.limit_bytes, self.limit_items)
 
     def append(self, item: Item) -> None:
         """Add the newest item."""
@@ -141,7 +136,7 @@ class Segment:
     @property
     def pressing(self) -> bool:
         """Whether there is so much that it should not wait for the next interval."""
-        half_full = self._limit_items is not None and 2 * len(self._items) >= self._limit_items
+        half_full = self.limit_items is not None and 2 * len(self._items) >= self.limit_items
         return half_full or self._bytes >= BATCH_BYTES
 
     @property
@@ -177,15 +172,18 @@ class Segment:
                 batch.append(item)
             return self._first + len(batch), batch
 
-    def discard(self, mark: int) -> None:
-        """Remove what a `peek` returned, apart from what has been evicted since."""
+    def discard(self, mark: int) -> int:
+        """Remove what a `peek` returned, apart from what has been evicted since; return how much that was."""
+        removed = 0
         with self._lock:
             while self._items and self._first < mark:
                 self._drop_first()
+                removed += 1
+        return removed
 
     def _too_full(self) -> bool:
-        over_items = self._limit_items is not None and len(self._items) > self._limit_items
-        return bool(self._items) and (over_items or self._bytes > self._limit_bytes)
+        over_items = self.limit_items is not None and len(self._items) > self.limit_items
+        return bool(self._items) and (over_items or self._bytes > self.limit_bytes)
 
     def _drop_first(self) -> None:
         self._bytes -= _cost(self._items.popleft())
@@ -194,6 +192,49 @@ class Segment:
 
 def _cost(item: Item) -> int:
     return len(item.body) + _OVERHEAD_BYTES
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    What has become of a lane's items so far. One thread writes; any may read.
+
+    Attributes:
+        processed: Items that left the segment because their export was over.
+        unencodable: Items that never came here, as OTLP cannot hold them.
+        exported: Records whose export succeeded.
+        failed: Records whose export failed for good, by the kind of error.
+        in_flight: Records of the batch whose export is under way, or waits for its next attempt.
+        since: When the first attempt of that batch was made, on the monotonic clock; None where there is none.
+    """
+
+    processed: int = 0
+    unencodable: int = 0
+    exported: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    since: float | None = None
+
+    def begin(self, batch: Sequence[Item], now: float) -> None:
+        """Take note of an attempt, the first or another one."""
+        self.in_flight = sum(item.records for item in batch)
+        self.since = now if self.since is None else self.since
+
+    def conclude(self, outcome: Outcome, removed: int) -> str:
+        """Take note of the last attempt's outcome; return the kind of error, empty for a full success."""
+        records = self.in_flight
+        refused = records if outcome.sent is Sent.REFUSED else min(outcome.rejected, records)
+        error = (outcome.error or "rejected") if refused else ""
+        self.processed += removed
+        self.exported += records - refused
+        if refused:
+            self.failed[error] += refused
+        self.abandon()
+        return error
+
+    def abandon(self) -> None:
+        """Forget the batch that is under way: a newer snapshot has taken its place."""
+        self.in_flight, self.since = 0, None
 
 
 class Lane:
@@ -227,6 +268,7 @@ class Lane:
         self.due = 0.0
         self.hurried = False
         self.failures = 0
+        self.tally = Tally()
 
     def later(self, now: float, outcome: Outcome) -> None:
         """Put the next attempt off with jitter, and at least by what the other end asked for (at most an hour)."""
@@ -242,6 +284,7 @@ class Lane:
         self.sender.renew()
         self.failures = 0
         self.hurried = False
+        self.tally = Tally()
 
 
 class Pipeline:
@@ -263,6 +306,7 @@ class Pipeline:
         self._lanes = {lane.signal: lane for lane in lanes}
         self._resource = resource
         self._reporter = reporter
+        self._concluded: Callable[[Signal, float, str], None] | None = None
         self._ending = False
         self._closed = False
         self._reset()
@@ -281,6 +325,21 @@ class Pipeline:
         self._reset()
         for lane in self._lanes.values():
             lane.renew()
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The ways of all signals that are exported."""
+        return tuple(self._lanes.values())
+
+    def on_concluded(self, call: Callable[[Signal, float, str], None]) -> None:
+        """Call *call* with each export that is over: its seconds, all attempts included, and the error, if any."""
+        self._concluded = call
+
+    def unencodable(self, signal: Signal) -> int:
+        """Count an item that OTLP cannot hold; return how many there have been."""
+        tally = self._lanes[signal].tally
+        tally.unencodable += 1
+        return tally.unencodable
 
     def takes(self, signal: Signal) -> bool:
         """Return whether items of *signal* are exported: if not, nobody needs to encode one."""
@@ -301,6 +360,7 @@ class Pipeline:
         """Take over a snapshot that makes the unsent one before it worthless."""
         if lane := self._lanes.get(signal):
             lane.segment.replace(items)
+            lane.tally.abandon()
 
     def start(self) -> None:
         """Start the thread, once; where the system has none to give, the next item tries again."""
@@ -425,11 +485,14 @@ class Pipeline:
 
     def _drain(self, deadline: float) -> bool:
         """Send what there is until *deadline*; a lane that was failing already gets one more chance only, at last."""
-        for lane in self._lanes.values():
-            self._collect(lane)
-        waiting = sorted((lane for lane in self._lanes.values() if lane.segment), key=lambda lane: lane.failures)
+        # Metrics last: they count what has become of the others.
+        waiting = sorted(self._lanes.values(), key=lambda lane: (lane.failures, lane.collect is not None))
+        uncollected = [lane for lane in waiting if lane.collect is not None]
         while waiting and time.monotonic() < deadline:
             for lane in list(waiting):
+                if lane in uncollected:
+                    uncollected.remove(lane)
+                    self._collect(lane)
                 was_failing = lane.failures > 0
                 left = max(0.05, deadline - time.monotonic())
                 sent = self._send(lane, min(lane.timeout_seconds, left))
@@ -437,6 +500,9 @@ class Pipeline:
                     waiting.remove(lane)
             if waiting and all(lane.failures > 0 for lane in waiting):
                 time.sleep(min(_FIRST_DELAY_SECONDS, max(0.0, deadline - time.monotonic())))
+        for lane in uncollected:
+            # So that what is left is said in full.
+            self._collect(lane)
         return all(not lane.segment for lane in self._lanes.values())
 
     def _collect(self, lane: Lane) -> None:
@@ -457,6 +523,7 @@ class Pipeline:
         mark, batch = lane.segment.peek(BATCH_BYTES, lane.batch_items)
         if not batch:
             return False
+        lane.tally.begin(batch, time.monotonic())
         outcome = lane.sender.send(frame(*self._resource(), batch), timeout_seconds)
         if self._closed and outcome.sent in (Sent.RETRY, Sent.HELD):
             # The shutdown took the connection away, and says itself what is left.
@@ -465,9 +532,15 @@ class Pipeline:
         if outcome.sent in (Sent.RETRY, Sent.HELD):
             lane.later(time.monotonic(), outcome)
             return False
-        lane.segment.discard(mark)
+        self._conclude(lane, outcome, lane.segment.discard(mark))
         lane.failures = 0
         return True
+
+    def _conclude(self, lane: Lane, outcome: Outcome, removed: int) -> None:
+        since = lane.tally.since
+        error = lane.tally.conclude(outcome, removed)
+        if self._concluded is not None and since is not None:
+            self._concluded(lane.signal, time.monotonic() - since, error)
 
 
 class _Flush:

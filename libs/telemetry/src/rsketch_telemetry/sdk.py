@@ -1,25 +1,20 @@
 """The SDK's providers, built from checked settings, with the pipeline behind them."""
 
-import copy
 import inspect
 import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
 from opentelemetry.context import Context
+from opentelemetry.propagate import set_global_textmap
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk import metrics as sdk_metrics
-from opentelemetry.sdk._logs import (
-    LoggerProvider,
-    LogRecordLimits,
-    LogRecordProcessor,
-    ReadableLogRecord,
-    ReadWriteLogRecord,
-)
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
@@ -36,23 +31,29 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 from opentelemetry.util.types import Attributes
 
+from rsketch_telemetry import baggage, pipeline_metrics, process, sampling
+from rsketch_telemetry.config_file import Declared, declared, placed
 from rsketch_telemetry.destinations import Destination, destination
 from rsketch_telemetry.environment import Complaint
-from rsketch_telemetry.otlp.encode import log_item, metric_items, resource_message, span_item
-from rsketch_telemetry.otlp.frame import Item
+from rsketch_telemetry.event_loop import LoopLag
+from rsketch_telemetry.otlp.encode import metric_items, resource_message
 from rsketch_telemetry.otlp.send import sender
-from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment, Signal
-from rsketch_telemetry.redaction import clean, scrub
+from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment
+from rsketch_telemetry.processors import BaggageLogs, BaggageSpans, PipelineLogs, PipelineSpans
+from rsketch_telemetry.redaction import clean
+from rsketch_telemetry.rule_sampler import by_rules
+from rsketch_telemetry.signal import Signal
 from rsketch_telemetry.version import __version__
 
 __all__ = ["Providers", "create_providers"]
 
 _log = logging.getLogger("rsketch_telemetry")
+_DISTRO = {"telemetry.distro.name": "rsketch-telemetry", "telemetry.distro.version": __version__}
 _OTLP = frozenset({"otlp", "otlp_proto_grpc", "otlp_proto_http"})
 _BUILT_IN_SAMPLERS = frozenset(
     {
@@ -80,7 +81,11 @@ class Providers:
     logs_leave: bool
     """Whether anything is done with log records."""
     sampler: str
-    """Its name, as `OTEL_TRACES_SAMPLER` has it, and its argument."""
+    """Its name, as `OTEL_TRACES_SAMPLER` has it, and its argument, behind the sampling rules."""
+    lag: LoopLag | None
+    """Measures event loops; None where nothing is measured of the process."""
+    disabled: bool
+    """Whether a configuration file switches telemetry off; the providers do nothing then."""
 
 
 def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], complaints: list[Complaint]) -> Providers:
@@ -91,66 +96,200 @@ def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], co
     limits, sampler and detectors there.
 
     Args:
-        environ: Checked settings.
+        environ: Checked settings; a configuration file that they name takes the place of most.
         identity: Resource attributes that hold where the environment says nothing else.
-        complaints: Malformed destinations are added.
+        complaints: Malformed destinations, and a file that cannot be used, are added.
     """
-    resource = _resource(environ, identity)
-    names = {signal: _exporter_names(environ, signal) for signal in Signal}
-    destinations = tuple(destination(environ, signal, complaints) for signal in Signal if _OTLP & set(names[signal]))
-    reader = _PipelineReader(environ)
-    lanes = [_lane(environ, to, reader) for to in destinations]
-    pipeline = Pipeline(lanes, _EncodedResource(lambda: tracers.resource), Reporter())
-    reader.feed(pipeline)
+    file = declared(environ, lambda found: _identified(found, identity, environ), complaints)
+    base = _of_variables(environ, identity) if file is None else _of_file(file)
+    given = base.environ
+    names = {signal: _exporter_names(given, signal) for signal in Signal}
+    said: list[Complaint] = []
+    destinations = tuple(destination(given, signal, said) for signal in Signal if _OTLP & set(names[signal]))
+    complaints += said if file is None else map(placed, said)
     foreign = {signal: _foreign(signal, names[signal]) for signal in Signal}
 
-    tracers = TracerProvider(
+    reader = _PipelineReader(given)
+    lanes = [_lane(given, to, reader) for to in destinations]
+    pipeline = Pipeline(lanes, _EncodedResource(lambda: base.tracers.resource), Reporter())
+    reader.feed(pipeline)
+
+    sampler = _sample_by_rules(base.tracers, given, base.sampler)
+    own_reader = [reader] if pipeline.takes(Signal.METRICS) else []
+    readers = [*own_reader, *map(_periodic, foreign[Signal.METRICS].values()), *base.readers]
+    meters = MeterProvider(
+        metric_readers=readers,
+        resource=base.tracers.resource,
+        exemplar_filter=_Starting(given, pipeline),
+        shutdown_on_exit=False,
+        **base.meters,
+    )
+    lag = _observe_process(given, meters, pipeline, destinations) if readers else None
+    _start_with_observed(meters, pipeline)
+    _renew_after_fork(meters)
+    _process_spans(base.tracers, given, pipeline, foreign[Signal.TRACES], lag)
+    _process_logs(base.loggers, given, pipeline, foreign[Signal.LOGS])
+    if base.propagator is not None:
+        set_global_textmap(base.propagator)
+    named = (*(f"{signal.value}: {name}" for signal in Signal for name in foreign[signal]), *base.foreign)
+    return Providers(
+        tracers=base.tracers,
+        meters=meters,
+        loggers=base.loggers,
+        pipeline=pipeline,
+        destinations=destinations,
+        foreign=named,
+        logs_leave=pipeline.takes(Signal.LOGS) or any(name.startswith(f"{Signal.LOGS.value}:") for name in named),
+        sampler=sampler,
+        lag=lag,
+        disabled=base.disabled,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """
+    What the pipeline is put into: made of the variables, or of a configuration file.
+
+    Attributes:
+        environ: What the rest is made of.
+        readers: Of metrics, beside those that *environ* asks for.
+        meters: What the meter provider is made with beside its readers.
+        sampler: Its description.
+        propagator: None for the one that the API has chosen.
+        foreign: Exporters beside those that *environ* asks for.
+    """
+
+    environ: Mapping[str, str]
+    tracers: TracerProvider
+    loggers: LoggerProvider
+    sampler: str
+    meters: Mapping[str, Any]
+    readers: tuple[MetricReader, ...] = ()
+    propagator: TextMapPropagator | None = None
+    foreign: tuple[str, ...] = ()
+    disabled: bool = False
+
+
+def _of_variables(environ: Mapping[str, str], identity: Mapping[str, str]) -> _Base:
+    resource = _resource(environ, identity)
+    _read_log_limits_once()
+    return _Base(
+        environ=environ,
+        tracers=_tracers(environ, resource),
+        loggers=LoggerProvider(
+            resource=resource, shutdown_on_exit=False, **_configurator(environ, "logger", LoggerProvider)
+        ),
+        sampler=_sampler_name(environ),
+        meters=_configurator(environ, "meter", MeterProvider),
+    )
+
+
+def _of_file(file: Declared) -> _Base:
+    return _Base(
+        environ=file.environ,
+        tracers=file.tracers,
+        loggers=file.loggers,
+        sampler=file.tracers.sampler.get_description(),
+        meters=file.meters,
+        readers=file.readers,
+        propagator=None if file.disabled else file.propagator,
+        foreign=file.foreign,
+        disabled=file.disabled,
+    )
+
+
+def _tracers(environ: Mapping[str, str], resource: Resource) -> TracerProvider:
+    return TracerProvider(
         resource=resource,
         sampler=_sampler(environ),
         id_generator=_plugin("opentelemetry_id_generator", environ.get("OTEL_PYTHON_ID_GENERATOR", "random")),
         shutdown_on_exit=False,
         **_configurator(environ, "tracer", TracerProvider),
     )
+
+
+def _process_spans(
+    tracers: TracerProvider,
+    environ: Mapping[str, str],
+    pipeline: Pipeline,
+    foreign: Mapping[str, Any],
+    lag: LoopLag | None,
+) -> None:
+    if keys := _baggage_keys(environ):
+        tracers.add_span_processor(BaggageSpans(keys))
     if pipeline.takes(Signal.TRACES):
-        tracers.add_span_processor(_PipelineSpans(pipeline))
-    for exporter in foreign[Signal.TRACES].values():
+        tracers.add_span_processor(PipelineSpans(pipeline, lag.watch if lag is not None else None))
+    for exporter in foreign.values():
         tracers.add_span_processor(BatchSpanProcessor(exporter))
 
-    readers = [_periodic(exporter) for exporter in foreign[Signal.METRICS].values()]
-    meters = MeterProvider(
-        metric_readers=[reader, *readers] if pipeline.takes(Signal.METRICS) else readers,
-        resource=resource,
-        exemplar_filter=_Starting(environ, pipeline),
-        shutdown_on_exit=False,
-        **_configurator(environ, "meter", MeterProvider),
-    )
-    _start_with_observed(meters, pipeline)
-    _renew_after_fork(meters)
 
-    _read_log_limits_once()
-    loggers = LoggerProvider(
-        resource=resource, shutdown_on_exit=False, **_configurator(environ, "logger", LoggerProvider)
-    )
+def _process_logs(
+    loggers: LoggerProvider, environ: Mapping[str, str], pipeline: Pipeline, foreign: Mapping[str, Any]
+) -> None:
+    if keys := _baggage_keys(environ):
+        # Before those of a configuration file: a record is exported as the processors before have left it.
+        first = loggers._multi_log_record_processor
+        others, first._log_record_processors = first._log_record_processors, ()
+        loggers.add_log_record_processor(BaggageLogs(keys))
+        first._log_record_processors += others
     if pipeline.takes(Signal.LOGS):
-        loggers.add_log_record_processor(_PipelineLogs(pipeline))
-    for exporter in foreign[Signal.LOGS].values():
+        loggers.add_log_record_processor(PipelineLogs(pipeline))
+    for exporter in foreign.values():
         loggers.add_log_record_processor(BatchLogRecordProcessor(exporter))
-    named = tuple(f"{signal.value}: {name}" for signal in Signal for name in foreign[signal])
-    logs_leave = pipeline.takes(Signal.LOGS) or bool(foreign[Signal.LOGS])
-    return Providers(tracers, meters, loggers, pipeline, destinations, named, logs_leave, _sampler_name(environ))
+
+
+def _baggage_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
+    words = (word.strip() for word in environ.get(baggage.VARIABLE, "").split(","))
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def _observe_process(
+    environ: Mapping[str, str], meters: MeterProvider, pipeline: Pipeline, destinations: Sequence[Destination]
+) -> LoopLag | None:
+    """
+    Let this process and the pipeline be collected with everything else.
+
+    Called before observed instruments start the pipeline: a command that records nothing exports nothing.
+    """
+    if environ.get("RSKETCH_TELEMETRY_PROCESS_METRICS") == "false":
+        return None
+    process.observe(meters)
+    pipeline_metrics.observe(pipeline, destinations, meters)
+    return LoopLag(meters)
+
+
+def _sample_by_rules(tracers: TracerProvider, environ: Mapping[str, str], otherwise: str) -> str:
+    """Let the sampling rules decide first, if there are any; return how the sampler is described."""
+    found = sampling.rules(environ.get(sampling.VARIABLE, ""))
+    if not found:
+        return otherwise
+    tracers.sampler = by_rules(found, tracers.sampler)
+    return f"{', '.join(rule.text for rule in found)}, else {otherwise}"
 
 
 def _resource(environ: Mapping[str, str], identity: Mapping[str, str]) -> Resource:
     given = _given(environ)
     defaults = {name: clean(value) for name, value in identity.items() if name not in given}
-    distro = {"telemetry.distro.name": "rsketch-telemetry", "telemetry.distro.version": __version__}
-    detected = Resource.create({**defaults, **distro})
-    instance = str(detected.attributes["service.instance.id"]) if "service.instance.id" in given else str(uuid.uuid4())
+    detected = Resource.create({**defaults, **_DISTRO})
+    return detected.merge(_instance(detected, environ, given="service.instance.id" in given))
+
+
+def _identified(found: Resource, identity: Mapping[str, str], environ: Mapping[str, str]) -> Resource:
+    """Return the resource of a configuration file with what it does not say."""
+    given = {name for name, value in found.attributes.items() if not str(value).startswith("unknown_service")}
+    defaults = {name: clean(value) for name, value in identity.items() if name not in given}
+    whole = found.merge(Resource({**defaults, **_DISTRO}))
+    return whole.merge(_instance(whole, environ, given="service.instance.id" in given))
+
+
+def _instance(resource: Resource, environ: Mapping[str, str], *, given: bool) -> Resource:
+    instance = str(resource.attributes["service.instance.id"]) if given else str(uuid.uuid4())
     worker = environ.get("RSKETCH_TELEMETRY_WORKER", "")
-    if worker and "service.instance.id" in given:
+    if worker and given:
         # Several workers share one environment, so an id that was given is not unique among them.
         instance += f"-{worker}"
-    return detected.merge(Resource({"service.instance.id": instance}))
+    return Resource({"service.instance.id": instance})
 
 
 def _given(environ: Mapping[str, str]) -> set[str]:
@@ -313,72 +452,6 @@ def _milliseconds(environ: Mapping[str, str], name: str, default: int) -> float:
 def _optional(environ: Mapping[str, str], name: str) -> int | None:
     # Unset, the bound in bytes holds alone: the SDK's default of 2,048 items would lose a burst for no reason.
     return int(environ[name]) if name in environ else None
-
-
-class _Encoder:
-    """Encodes items one by one, so that one which OTLP cannot hold costs no other; says so once."""
-
-    def __init__(self, pipeline: Pipeline, signal: Signal) -> None:
-        self._pipeline = pipeline
-        self._signal = signal
-        self.unencodable = 0
-
-    def append(self, encode: Callable[[], Item]) -> None:
-        if not self._pipeline.takes(self._signal):
-            return
-        try:
-            item = encode()
-        except Exception as error:  # noqa: BLE001 - the encoder raises what it likes on a value that it cannot hold
-            self.unencodable += 1
-            if self.unencodable == 1:
-                reason = scrub(f"{type(error).__name__}: {error}", 200)
-                text = "telemetry: one of the %s cannot be encoded and is dropped (%s); this is said once"
-                _log.warning(text, self._signal.items, reason)
-            return
-        self._pipeline.append(self._signal, item)
-
-
-class _PipelineSpans(SpanProcessor):
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._encoder = _Encoder(pipeline, Signal.TRACES)
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: only finished spans leave."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        context = span.get_span_context()
-        if context is not None and context.trace_flags.sampled:
-            self._encoder.append(lambda: span_item(span))
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._pipeline.flush(timeout_millis / 1000)
-
-
-class _PipelineLogs(LogRecordProcessor):
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._encoder = _Encoder(pipeline, Signal.LOGS)
-
-    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        self._encoder.append(lambda: log_item(_readable(log_record)))
-
-    def shutdown(self) -> None:
-        """Do nothing: the pipeline is shut down by its owner."""
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._pipeline.flush(timeout_millis / 1000)
-
-
-def _readable(record: ReadWriteLogRecord) -> ReadableLogRecord:
-    api_record = copy.copy(record.log_record)
-    return ReadableLogRecord(
-        log_record=api_record,
-        # Framed once a request: encoding it again takes longer than the record does.
-        resource=Resource.get_empty(),
-        instrumentation_scope=record.instrumentation_scope,
-        limits=record.limits,
-    )
 
 
 class _Starting(ExemplarFilter):

@@ -47,7 +47,7 @@ class Summary:
 
     Attributes:
         disabled: `OTEL_SDK_DISABLED` is true: nothing is recorded.
-        sampler: Its name as `OTEL_TRACES_SAMPLER` has it, and its argument.
+        sampler: Its name as `OTEL_TRACES_SAMPLER` has it, and its argument, behind the sampling rules.
         recorder: Which recorder serves the instrumentors.
         destinations: Empty where nothing is exported over OTLP.
         foreign: Exporters other than OTLP, as `signal: name`.
@@ -119,6 +119,11 @@ class Telemetry:
 
             self._providers.tracers.add_span_processor(SpanTree(sys.stdout if stream is None else stream))
 
+    def watch_loop(self) -> None:
+        """Measure how late the event loop of this thread is, for whoever starts a server on it; twice is once."""
+        if self._providers is not None and self._providers.lag is not None:
+            self._providers.lag.watch()
+
     def start(self) -> None:
         """Start exporting now rather than with the first item, so that metrics go out at their interval."""
         if self._providers is not None:
@@ -138,6 +143,8 @@ class Telemetry:
             return True
         self._ended = True
         made = self._providers
+        if made.lag is not None:
+            made.lag.stop()
         delivered = made.pipeline.shutdown(timeout_seconds)
         _quietly(made.tracers.shutdown)
         if made.foreign:
@@ -156,6 +163,12 @@ def _quietly(shutdown: Callable[[], None]) -> None:
 def current() -> Telemetry | None:
     """Return this process's telemetry, or None before `configure`."""
     return _current
+
+
+def serving() -> None:
+    """Take note that a server starts on the event loop of this thread: an idle one is heard of from then on, too."""
+    if _current is not None:
+        _current.watch_loop()
 
 
 def configure(environ: Mapping[str, str] | None = None, *, identity: Mapping[str, str] | None = None) -> Telemetry:
@@ -230,16 +243,18 @@ def _end_with_forked_workers(telemetry: Telemetry) -> None:
     util.register_after_fork(telemetry, lambda forked: util.Finalize(None, forked.shutdown, exitpriority=0))
 
 
-def _providers(environ: Mapping[str, str], identity: Mapping[str, str], complaints: list[Complaint]) -> Providers:
+def _providers(
+    environ: Mapping[str, str], identity: Mapping[str, str], complaints: list[Complaint]
+) -> Providers | None:
     from rsketch_telemetry import logs
     from rsketch_telemetry.sdk import create_providers
 
     providers = create_providers(environ, identity, complaints)
+    if providers.disabled:
+        return None
     _set_globals(providers)
     if providers.logs_leave:
         logs.install(providers.loggers)
-    if "OTEL_CONFIG_FILE" in environ:
-        _log.warning("telemetry: OTEL_CONFIG_FILE is not supported and is ignored; the OTEL_* variables hold")
     if str(providers.tracers.resource.attributes["service.name"]).startswith("unknown_service"):
         _log.warning("telemetry: this service has no name; set OTEL_SERVICE_NAME")
     return providers

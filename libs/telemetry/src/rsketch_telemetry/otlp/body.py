@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from rsketch_telemetry.otlp.handler import Request, create_request
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 __all__ = [
     "JSON",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
@@ -40,7 +41,12 @@ def metric_items(data: MetricsData) -> Iterator[Item]:
         for scope_metrics in resource_metrics.scope_metrics:
             scope = Scope(scope_metrics.scope.SerializeToString(), scope_metrics.schema_url)
             for metric in scope_metrics.metrics:
-                yield Item(scope, metric.SerializeToString())
+                yield Item(scope, metric.SerializeToString(), _points(metric))
+
+
+def _points(metric: Metric) -> int:
+    kind = metric.WhichOneof("data")
+    return len(getattr(metric, kind).data_points) if kind else 0
 
 
 def resource_message(resource: Resource) -> bytes:

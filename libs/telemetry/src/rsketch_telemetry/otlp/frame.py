@@ -28,10 +28,16 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One encoded `Span`, `LogRecord` or `Metric`, complete and independent of all others."""
+    """
+    One encoded `Span`, `LogRecord` or `Metric`, complete and independent of all others.
+
+    Attributes:
+        records: What it is counted as: of a metric its points.
+    """
 
     scope: Scope
     body: bytes
+    records: int = 1
 
 
 def frame(resource: bytes, schema_url: str, items: Iterable[Item]) -> bytes:

@@ -17,7 +17,7 @@ from rsketch_telemetry.otlp.handler import (
     service,
 )
 from rsketch_telemetry.otlp.status import DETAILS, create_status
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 __all__ = ["serve_grpc"]
 

@@ -18,7 +18,7 @@ from sanic.exceptions import SanicException
 from rsketch_telemetry.otlp import body
 from rsketch_telemetry.otlp.handler import Export, Handler, Refusal, ask, create_response
 from rsketch_telemetry.otlp.status import create_status, http_status, retry_after
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 __all__ = ["serve_http"]
 

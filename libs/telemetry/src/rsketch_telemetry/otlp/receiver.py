@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from rsketch_telemetry.otlp.grpc_receiver import serve_grpc
 from rsketch_telemetry.otlp.handler import Answer, Export, Handler, PartialSuccess, Refusal, Request
 from rsketch_telemetry.otlp.http_receiver import serve_http
-from rsketch_telemetry.pipeline import Signal
+from rsketch_telemetry.signal import Signal
 
 __all__ = [
     "Answer",

@@ -17,8 +17,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from rsketch_telemetry.destinations import Destination
-from rsketch_telemetry.pipeline import THREAD_NAME, Outcome, Sender, Sent, Signal
+from rsketch_telemetry.pipeline import THREAD_NAME, Outcome, Sender, Sent
 from rsketch_telemetry.redaction import scrub
+from rsketch_telemetry.signal import Signal
 from rsketch_telemetry.version import __version__
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _grpc_failure(error: "grpc.RpcError") -> Outcome:
         return Outcome(Sent.RETRY, reason, retry_after_seconds=_HOLD_SECONDS)
     if code in _GRPC_RETRY or (code == "RESOURCE_EXHAUSTED" and retry_after is not None):
         return Outcome(Sent.RETRY, reason, retry_after_seconds=retry_after)
-    return Outcome(Sent.REFUSED, reason)
+    return Outcome(Sent.REFUSED, reason, error=code)
 
 
 def _retry_info(error: "grpc.RpcError") -> float | None:
@@ -226,7 +227,7 @@ class HttpSender:
         if answer.status_code in _HTTP_UNAUTHORIZED:
             return Outcome(Sent.RETRY, f"HTTP {answer.status_code}", retry_after_seconds=_HOLD_SECONDS)
         if not 200 <= answer.status_code < 300:
-            return Outcome(Sent.REFUSED, f"HTTP {answer.status_code}")
+            return Outcome(Sent.REFUSED, f"HTTP {answer.status_code}", error=str(answer.status_code))
         if "json" in answer.headers.get("Content-Type", ""):
             # Allowed only for JSON requests, but some collectors answer so; what it says is a success all the same.
             return Outcome(Sent.ACCEPTED)

@@ -1,0 +1,56 @@
+"""The SDK's sampler that follows sampling rules."""
+
+from collections.abc import Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import (  # noqa: TID251 - a sampler is a class of the SDK's
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace.span import TraceState
+from opentelemetry.util.types import Attributes
+
+from rsketch_telemetry.sampling import Rule
+
+__all__ = ["by_rules"]
+
+
+def by_rules(rules: Sequence[Rule], otherwise: Sampler) -> Sampler:
+    """
+    Return a sampler by which a span's parent decides, and of a root span the first rule that matches.
+
+    Args:
+        rules: For server spans alone.
+        otherwise: Decides on root spans that no rule is for.
+    """
+    # The parent decides whatever *otherwise* is: a trace that a rule began must not lose its inner spans to a ratio.
+    return ParentBased(_Rules(rules, otherwise))
+
+
+class _Rules(Sampler):
+    def __init__(self, rules: Sequence[Rule], otherwise: Sampler) -> None:
+        self._rules = [(rule, TraceIdRatioBased(rule.ratio)) for rule in rules]
+        self._otherwise = otherwise
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        sampler = self._for(attributes or {}) if kind is SpanKind.SERVER else self._otherwise
+        return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def _for(self, attributes: Attributes) -> Sampler:
+        given = attributes or {}
+        return next((sampler for rule, sampler in self._rules if rule.matches(given)), self._otherwise)
+
+    def get_description(self) -> str:
+        return f"{', '.join(rule.text for rule, _ in self._rules)}, else {self._otherwise.get_description()}"

@@ -16,6 +16,7 @@ from rsketch_telemetry.recorder import SdkRecorder, guarded
 
 REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_version="1.1", host="shop.example:80")
 RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server_port=50051)
+SERVED = RpcCall(method="pkg.Service/Method")
 
 
 class _Recorded(Recording):
@@ -77,7 +78,7 @@ def test_an_http_request_is_one_server_span_and_one_duration() -> None:
     ("record", "name"),
     [
         (lambda r: r.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200)), "http.server.request.duration"),
-        (lambda r: r.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK")), "rpc.server.call.duration"),
+        (lambda r: r.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK")), "rpc.server.call.duration"),
         (lambda r: r.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK")), "rpc.client.call.duration"),
     ],
 )
@@ -136,7 +137,7 @@ def test_only_the_first_end_counts() -> None:
 def test_rpc_status_by_side(status: str, server: StatusCode, client: StatusCode) -> None:
     """The caller's mistake is an error of the caller's span alone."""
     served, made = _Recorded(), _Recorded()
-    served.recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code=status))
+    served.recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code=status))
     made.recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code=status))
 
     assert (served.span.kind, served.span.status.status_code) == (SpanKind.SERVER, server)
@@ -147,7 +148,7 @@ def test_rpc_status_by_side(status: str, server: StatusCode, client: StatusCode)
 def test_the_call_is_the_parent_of_what_happens_in_its_context() -> None:
     """The context of a call holds its span."""
     recorded = _Recorded()
-    call = recorded.recorder.rpc_server(RPC, Context())
+    call = recorded.recorder.rpc_server(SERVED, Context())
     call.end(RpcOutcome(status_code="OK"))
 
     assert get_current_span(call.context).get_span_context() == recorded.span.context
@@ -206,7 +207,7 @@ def test_access_lines_are_one_a_call(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
     recorder = _Recorded().recorder
     recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
-    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK"))
+    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK"))
     recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK"))
     lines = [(record.levelname, record.getMessage().rpartition(" ms")[0]) for record in caplog.records]
 
@@ -222,8 +223,8 @@ def test_access_lines_of_failures_remain_at_level_warning(caplog: pytest.LogCapt
     recorder = _Recorded().recorder
     recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
     recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
-    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="OK"))
-    recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="INTERNAL"))
+    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK"))
+    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="INTERNAL"))
 
     assert [record.getMessage().split()[-3] for record in caplog.records] == ["503", "INTERNAL"]
 
@@ -279,7 +280,7 @@ async def test_calls_in_parallel_do_not_mix() -> None:
 def test_an_exception_record_has_a_body_for_people() -> None:
     """The body names the exception and its message, without the credential in it."""
     recorded = _Recorded()
-    call = recorded.recorder.rpc_server(RPC, Context())
+    call = recorded.recorder.rpc_server(SERVED, Context())
     call.end(RpcOutcome(status_code="UNKNOWN", exception=ValueError("token=abcdef99 is odd")))
 
     assert [record.body for record in recorded.records()] == ["ValueError: token=REDACTED is odd"]
@@ -288,7 +289,7 @@ def test_an_exception_record_has_a_body_for_people() -> None:
 def test_rpcs_in_flight_are_counted_while_they_are_served() -> None:
     """One while a call is served and none after it, also where it ends twice; calls that are made do not count."""
     recorded = _Recorded()
-    call = recorded.recorder.rpc_server(RPC, Context())
+    call = recorded.recorder.rpc_server(SERVED, Context())
     recorded.recorder.rpc_client(RPC, Context())
     during = recorded.in_flight("rsketch.rpc.server.active_calls")
     call.end(RpcOutcome(status_code="OK"))
@@ -339,7 +340,7 @@ def test_old_names_are_recorded_beside_the_new_where_asked_for() -> None:
     """`http/dup` and `rpc/dup`: each attribute has both names, and a histogram in milliseconds stands beside ours."""
     recorded = _Recorded(InstrumentorSettings(duplicates=frozenset({"http", "rpc"})))
     recorded.recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=204, route="/users/<id:int>"))
-    recorded.recorder.rpc_server(RPC, Context()).end(RpcOutcome(status_code="NOT_FOUND"))
+    recorded.recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="NOT_FOUND"))
     http, rpc = (attributes(span) for span in recorded.spans.get_finished_spans())
     metrics = {metric.name: metric for metric in recorded.collected()}
     (old_point,) = metrics["http.server.duration"].data.data_points

@@ -2,17 +2,10 @@
 
 import asyncio
 import itertools
-import json
 import logging
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,84 +14,32 @@ from typing import Any
 import httpx
 import pytest
 import sanic
-import websockets
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.sanic import SanicInstrumentor as OtherInstrumentor
-from opentelemetry.sdk.metrics.export import HistogramDataPoint
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
-from recording import Instrumented, attributes, seconds_of, until
+from recording import attributes, until
 from rsketch_telemetry import semconv
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.sanic import SanicInstrumentor
-from sanic import Request, Sanic, Websocket
+from sanic import Request, Sanic
 from sanic.config import Config
 from sanic.handlers import ErrorHandler
+from sanic.http import Http
 from sanic.response import HTTPResponse, ResponseStream, empty, file_stream, text
 from sanic.touchup import TouchUp
-
-App = Sanic[Any, Any]
+from sanic_server import Telemetry, create_app, fetch, ok, send, serving, span_id
 
 _numbers = itertools.count()
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Telemetry(Instrumented[SanicInstrumentor]):
-    """Providers of one test, and what they have seen of its requests."""
-
-    point: HistogramDataPoint
-
-    def __init__(self) -> None:
-        super().__init__(SanicInstrumentor())
-
-    @property
-    def servers(self) -> list[ReadableSpan]:
-        """The SERVER spans that have ended."""
-        return self.ended(SpanKind.SERVER)
-
-    async def server(self) -> ReadableSpan:
-        """Wait for the one SERVER span and check that metric and span say the same."""
-        await until(lambda: bool(self.servers))
-        (span,) = self.servers
-        (point,) = self.points()
-        self.point = point
-        assert point.count == 1
-        assert point.sum == pytest.approx(seconds_of(span), abs=1e-6)
-        for name in (semconv.ERROR_TYPE, semconv.HTTP_RESPONSE_STATUS_CODE, semconv.HTTP_ROUTE):
-            assert attributes(point).get(name) == attributes(span).get(name)
-        assert (semconv.ERROR_TYPE in attributes(span)) is (span.status.status_code is StatusCode.ERROR)
-        assert not span.events
-        return span
-
-    def points(self) -> list[HistogramDataPoint]:
-        """Collect, and return the points of the one metric there is."""
-        (metric,) = self.collected()
-        assert metric.name == semconv.HTTP_SERVER_DURATION
-        assert metric.unit == "s"
-        return list(metric.data.data_points)  # type: ignore[arg-type]  # it is a histogram
-
-    @property
-    def silent(self) -> bool:
-        """Whether there is neither span, metric nor log record."""
-        return not (self.spans.get_finished_spans() or self.collected() or self.records())
-
-    def exceptions(self) -> list[tuple[str | None, Any, int]]:
-        """Return event name, exception type and span of each exception record."""
-        return [
-            (record.event_name, attributes(record)[semconv.EXCEPTION_TYPE], record.span_id or 0)
-            for record in self.records()
-        ]
-
-
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
     """Providers that nothing is connected to yet."""
-    seen = Telemetry()
-    try:
+    with Telemetry.recording() as seen:
         yield seen
-    finally:
-        seen.close()
 
 
 @pytest.fixture
@@ -106,71 +47,6 @@ def instrumented(telemetry: Telemetry) -> Telemetry:
     """Sanic instrumented with the default settings."""
     telemetry.instrument()
     return telemetry
-
-
-def span_id(span: ReadableSpan) -> int:
-    """Return a span's id."""
-    context = span.get_span_context()
-    assert context is not None
-    return context.span_id
-
-
-def create_app(**settings: Any) -> App:
-    """Return an app that can be one of many in this process."""
-    config = Config(env_prefix=None)
-    # TouchUp recompiles methods for the one app of a process; with a second app in it, it fails.
-    config.update({"TOUCHUP": False, "MOTD": False, "AUTO_EXTEND": False, **settings})
-    app: App = Sanic(f"test-{next(_numbers)}", config=config, configure_logging=False)
-    # Sanic refuses to start without any.
-    app.add_route(_ok, "/other")
-    return app
-
-
-async def _ok(request: Request) -> HTTPResponse:
-    return text("ok")
-
-
-@asynccontextmanager
-async def serving(app: App) -> AsyncIterator[int]:
-    """Serve *app* on a free port, which is yielded."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        try:
-            server: Any = await app.create_server(
-                sock=listening,
-                access_log=False,
-                return_asyncio_server=True,
-                asyncio_server_kwargs={"start_serving": False},
-            )
-            await server.startup()
-            await server.before_start()
-            await server.start_serving()
-            await server.after_start()
-            try:
-                yield listening.getsockname()[1]
-            finally:
-                closed = server.close()
-                for connection in tuple(server.connections):
-                    connection.abort()
-                await closed
-        finally:
-            Sanic.unregister_app(app)
-
-
-async def fetch(app: App, target: str, method: str = "GET", **how: Any) -> httpx.Response:
-    """Serve *app* for one request."""
-    async with serving(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        return await client.request(method, target, **how)
-
-
-async def send(port: int, head: bytes) -> bytes:
-    """Send raw bytes and return what comes until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(head)
-        return await asyncio.wait_for(reader.read(), 10)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_a_request_has_one_span_and_one_duration(instrumented: Telemetry) -> None:
@@ -409,7 +285,7 @@ async def test_sanic_exceptions(instrumented: Telemetry, error: BaseException, s
 async def test_a_body_over_the_limit(instrumented: Telemetry) -> None:
     """An upload that Sanic refuses is the client's error, on the route that it was for."""
     app = create_app(REQUEST_MAX_SIZE=10_000)
-    app.add_route(_ok, "/uploads", methods=["POST"], name="upload")
+    app.add_route(ok, "/uploads", methods=["POST"], name="upload")
 
     async def body() -> AsyncIterator[bytes]:
         yield b"x" * 20_000
@@ -758,6 +634,17 @@ async def test_hostile_requests_are_recorded_within_bounds(instrumented: Telemet
     assert semconv.SERVER_ADDRESS not in attributes(span)
 
 
+async def test_a_bracketed_host_and_a_signed_url(instrumented: Telemetry) -> None:
+    """An IPv6 address with a port is taken apart, and no signature of a URL is kept."""
+    signed = "/other?X-Amz-Signature=hush&sig=hush&AWSAccessKeyId=hush&code=hush&hush"
+    await fetch(create_app(), signed, headers={"host": "[::1]:99"})
+    span = await instrumented.server()
+
+    assert attributes(span)["server.address"] == "::1"
+    assert attributes(span)["server.port"] == 99
+    assert "hush" not in str(attributes(span))
+
+
 async def test_forwarded_headers_count_where_sanic_trusts_them(instrumented: Telemetry) -> None:
     """Sanic's own setting for proxies decides who the client is."""
     headers = {
@@ -846,6 +733,8 @@ async def test_an_app_that_serves_already(telemetry: Telemetry) -> None:
         for owner, name in (
             (Sanic, "handle_request"),
             (Sanic, "handle_exception"),
+            (Http, "error_response"),
+            (Http, "http1_request_header"),
             (ErrorHandler, "log"),
             (TouchUp, "run"),
         )
@@ -882,7 +771,7 @@ async def test_a_subclass_with_its_own_handling(instrumented: Telemetry) -> None
     config = Config(env_prefix=None)
     config.update({"TOUCHUP": False, "MOTD": False, "AUTO_EXTEND": False})
     app = Shop(f"test-{next(_numbers)}", config=config, configure_logging=False)
-    app.add_route(_ok, "/")
+    app.add_route(ok, "/")
     answer = await fetch(app, "/")
     await instrumented.server()
 
@@ -933,69 +822,11 @@ async def test_what_fails_in_telemetry_stays_there(
     with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
         async with serving(app) as port, httpx.AsyncClient() as client:
             answers = [(await client.get(f"http://127.0.0.1:{port}/")).text for _ in range(3)]
+            refused = await send(port, b"GET / HTTP/7\r\n\r\n")
 
     assert answers == ["ok"] * 3
+    assert refused.startswith(b"HTTP/1.1 400")
     assert len([record for record in caplog.records if record.name == "rsketch_telemetry"]) == 1
-
-
-async def test_a_websocket_is_one_span_from_upgrade_to_close(instrumented: Telemetry) -> None:
-    """A websocket's span has status 101 and lasts as long as the connection."""
-    app = create_app()
-    tracer = instrumented.tracer_provider.get_tracer("user")
-
-    @app.websocket("/feed/<name:str>")  # type: ignore[untyped-decorator]  # by Sanic
-    async def feed(request: Request, ws: Websocket, name: str) -> None:
-        with tracer.start_as_current_span("message"):
-            await ws.send(str(await ws.recv()))
-        await asyncio.sleep(0.2)
-
-    async with serving(app) as port, websockets.connect(f"ws://127.0.0.1:{port}/feed/x") as client:
-        await client.send("hello")
-        assert await client.recv() == "hello"
-        assert not instrumented.servers
-        await client.wait_closed()
-        span = await instrumented.server()
-    point = instrumented.point
-    child = next(found for found in instrumented.spans.get_finished_spans() if found.name == "message")
-
-    assert span.name == "GET /feed/<name:str>"
-    assert attributes(span)["http.response.status_code"] == 101
-    assert attributes(span)["url.scheme"] == "http"
-    assert span.status.status_code is StatusCode.UNSET
-    assert point.sum >= 0.2
-    assert child.parent is not None
-    assert child.parent.span_id == span_id(span)
-
-
-async def test_a_websocket_whose_handler_fails(instrumented: Telemetry) -> None:
-    """What a websocket's handler raises is its error.type and one record."""
-    app = create_app()
-
-    @app.websocket("/feed")  # type: ignore[untyped-decorator]  # by Sanic
-    async def feed(request: Request, ws: Websocket) -> None:
-        raise ValueError("feed")
-
-    async with serving(app) as port, websockets.connect(f"ws://127.0.0.1:{port}/feed") as client:
-        await client.wait_closed()
-        span = await instrumented.server()
-
-    assert attributes(span)["http.response.status_code"] == 101
-    assert attributes(span)["error.type"] == "ValueError"
-    assert len(instrumented.exceptions()) == 1
-
-
-async def test_a_websocket_route_without_upgrade(instrumented: Telemetry) -> None:
-    """A plain request to a websocket's route has the status that it gets."""
-    app = create_app()
-
-    @app.websocket("/feed")  # type: ignore[untyped-decorator]  # by Sanic
-    async def feed(request: Request, ws: Websocket) -> None: ...
-
-    answer = await fetch(app, "/feed")
-    span = await instrumented.server()
-
-    assert attributes(span)["http.response.status_code"] == answer.status_code
-    assert span.name == "GET /feed"
 
 
 def test_the_entry_point_loads() -> None:
@@ -1003,172 +834,3 @@ def test_the_entry_point_loads() -> None:
     (found,) = entry_points(group="opentelemetry_instrumentor", name="rsketch_sanic")
 
     assert found.load() is SanicInstrumentor
-
-
-# The program of a child process: an application as strangers write it, whose spans go to the file named first.
-_PROGRAM = """
-import json, sys
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
-from rsketch_telemetry.sanic import SanicInstrumentor
-from sanic import Sanic, text
-
-TARGET, ORDER, PORT = "{target}", "{order}", {port}
-
-
-class ToFile(SpanExporter):
-    def export(self, spans):
-        with open(TARGET, "a") as out:
-            for span in spans:
-                parent = span.parent and span.parent.span_id
-                row = [span.kind.name, span.name, dict(span.attributes), parent, span.context.span_id]
-                out.write(json.dumps(row) + "\\n")
-        return SpanExportResult.SUCCESS
-
-
-provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(ToFile()))
-instrument = lambda: SanicInstrumentor().instrument(tracer_provider=provider)
-
-if ORDER == "before":
-    instrument()
-app = Sanic("shop")
-app.config.MOTD = False
-app.config.ACCESS_LOG = False
-
-
-async def background():
-    provider.get_tracer("user").start_span("background").end()
-
-
-@app.get("/orders/<number:int>")
-async def order(request, number):
-    request.app.add_task(background())
-    return text(type(request.stream).__name__)
-
-
-@app.get("/stream")
-async def stream(request):
-    response = await request.respond()
-    await response.send("a")
-    await response.send("b")
-
-
-@app.get("/broken")
-async def broken(request):
-    raise ValueError("broken")
-
-
-@app.get("/half")
-async def half(request):
-    response = await request.respond()
-    await response.send("a")
-    raise ValueError("half")
-
-
-@app.on_response
-async def mark(request, response):
-    response.headers["x-touched"] = str(getattr(Sanic, "__touched__", False))
-
-
-if ORDER == "after":
-    instrument()
-if ORDER == "started":
-    @app.before_server_start
-    async def late(app):
-        instrument()
-if __name__ == "__main__":
-    app.run("127.0.0.1", PORT, {run})
-"""
-
-
-@contextmanager
-def running(
-    tmp_path: Path, order: str, run: str = "single_process=True", command: tuple[str, ...] = ("shop.py",)
-) -> Iterator[tuple[int, Path]]:
-    """Run the program in a child process until the block ends; yields its port and the file with its spans."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    target = tmp_path / "spans"
-    (tmp_path / "shop.py").write_text(_PROGRAM.format(target=target, order=order, port=port, run=run))
-    arguments = [sys.executable, *(part.format(port=port) for part in command)]
-    with (tmp_path / "output").open("wb") as output:
-        child = subprocess.Popen(
-            arguments, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait_for_port(port, child)
-        yield port, target
-    finally:
-        _stop(child)
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(10)
-    except subprocess.TimeoutExpired:
-        # Sanic's worker manager may miss the signal; its worker must not stay behind.
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def _wait_for_port(port: int, child: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and child.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no server on port {port}")
-
-
-_ASGI = ("-m", "uvicorn", "shop:app", "--port", "{port}", "--log-level", "error")
-
-
-@pytest.mark.parametrize(
-    ("order", "run", "command", "stream", "touched"),
-    [
-        ("before", "single_process=True", ("shop.py",), "Http", "True"),
-        ("after", "single_process=True", ("shop.py",), "Http", "True"),
-        ("started", "single_process=True", ("shop.py",), "Http", "True"),
-        ("before", "single_process=True, debug=True", ("shop.py",), "Http", "False"),
-        ("before", "workers=1", ("shop.py",), "Http", "True"),
-        ("before", "", _ASGI, "ASGIApp", "True"),
-        ("after", "", _ASGI, "ASGIApp", "True"),
-    ],
-)
-async def test_ways_to_serve(
-    tmp_path: Path, order: str, run: str, command: tuple[str, ...], stream: str, touched: str
-) -> None:
-    """However an app is served, and whether it is recompiled at start or not, its requests are recorded once."""
-    with running(tmp_path, order, run, command) as (port, target):
-        async with httpx.AsyncClient() as client:
-            base = f"http://127.0.0.1:{port}"
-            found = await client.get(f"{base}/orders/7", headers={"traceparent": _PARENT})
-            streamed = await client.get(f"{base}/stream")
-            await client.get(f"{base}/broken")
-            with suppress(httpx.RemoteProtocolError):
-                await client.get(f"{base}/half")
-            await client.get(f"{base}/nothing")
-            await client.post(f"{base}/stream")
-            await until(lambda: target.exists() and len(target.read_text().splitlines()) == 7)
-    rows = [json.loads(line) for line in target.read_text().splitlines()]
-    servers = [row for row in rows if row[0] == "SERVER"]
-    (background,) = [row for row in rows if row[0] == "INTERNAL"]
-    seen = [(name, said.get("http.response.status_code"), said.get("error.type")) for _, name, said, *_ in servers]
-
-    assert found.text == stream
-    assert found.headers["x-touched"] == touched
-    assert streamed.text == "ab"
-    assert seen == [
-        ("GET /orders/<number:int>", 200, None),
-        ("GET /stream", 200, None),
-        ("GET /broken", 500, "ValueError"),
-        ("GET /half", 200, "ValueError"),
-        ("GET", 404, None),
-        ("POST /stream", 405, None),
-    ]
-    assert servers[0][2]["server.port"] == port
-    assert servers[0][2]["network.peer.address"] == "127.0.0.1"
-    assert servers[0][3] == 0xB7AD6B7169203331
-    assert background[3] == servers[0][4]

@@ -1,4 +1,9 @@
-"""OpenTelemetry traces, metrics and logs for Sanic and grpc.aio; see the README for the first ten lines."""
+"""
+OpenTelemetry traces, metrics and logs for Sanic and grpc.aio; see the README for the first ten lines.
+
+pytest is told to leave the package as it is, where `opentelemetry-instrument` has imported it before its plug-in is:
+PYTEST_DONT_REWRITE
+"""
 
 from rsketch_telemetry.annotations import annotate
 from rsketch_telemetry.telemetry import Exported, Summary, Telemetry, configure, current, instrument

@@ -1,15 +1,17 @@
 """
-Where Sanic is hooked: two methods of the application class that every request passes, whatever serves it.
+Where Sanic is hooked: methods that every request passes, whatever serves it.
 
 `Sanic.handle_request` returns when the response's last byte was given to the transport, for plain and streamed
-responses, Sanic's own server and ASGI; it is the span. `Sanic.handle_exception` is told each exception. At start-up
-Sanic's TouchUp recompiles both from their source, so the hooks are taken off before it runs and put on again after.
-Lifecycle signals are not used: under ASGI most of them are never dispatched.
+responses, Sanic's own server and ASGI; it is the span, and what the transport still holds then is waited for.
+`Sanic.handle_exception` is told each exception. Where a head cannot be read neither is called for a request, and
+`Http.error_response` is the span. Two more methods tell that a websocket was accepted. At start-up Sanic's TouchUp
+recompiles some of these from their source, so the hooks are taken off before it runs and put on again after. Lifecycle
+signals are not used: under ASGI most of them are never dispatched.
 """
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -17,27 +19,35 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from sanic import Sanic
 from sanic.asgi import ASGIApp
-from sanic.exceptions import MethodNotAllowed, RequestCancelled, SanicException
+from sanic.compat import Header
+from sanic.exceptions import RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.http import Http
 from sanic.http.constants import Stage
 from sanic.request import Request
+from sanic.response import BaseHTTPResponse
+from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+from sanic.server.websockets.connection import WebSocketConnection
 from sanic.touchup import TouchUp
 
-from rsketch_telemetry import _sanic_request
+from rsketch_telemetry import _sanic_head, _sanic_request, _sanic_trace_headers
 from rsketch_telemetry._once import Once
-from rsketch_telemetry.facts import HttpOutcome, error_name
+from rsketch_telemetry._sanic_arrival import Arrivals
+from rsketch_telemetry._sanic_departure import Departure
+from rsketch_telemetry._sanic_patch import Patch
+from rsketch_telemetry._sanic_served import Served
+from rsketch_telemetry._sanic_unsent import Unsent
+from rsketch_telemetry.facts import HttpOutcome, HttpRequest, error_name
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import Call, Recorder
+from rsketch_telemetry.recorder import Recorder
+from rsketch_telemetry.telemetry import serving
 
-__all__ = ["CLIENT_DISCONNECTED", "SanicHooks"]
-
-CLIENT_DISCONNECTED = "client_disconnected"
-"""`error.type` of a request whose client left before it had the whole response."""
+__all__ = ["SanicHooks"]
 
 _App = Sanic[Any, Any]
 _HandleRequest = Callable[[_App, Request], Awaitable[None]]
 _HandleException = Callable[..., Awaitable[None]]
+_ErrorResponse = Callable[[Http, Exception], Awaitable[None]]
 
 
 class SanicHooks:
@@ -54,36 +64,49 @@ class SanicHooks:
         self._extract = extract
         self._active = False
         self._failed = Once("a Sanic request could not be recorded; this is said once")
-        self._served: dict[int, _Served] = {}
-        self._touch_up = _Patch(TouchUp, "run", self._around_touch_up)
-        self._methods = (
-            _Patch(Sanic, "handle_request", self._around_request),
-            _Patch(Sanic, "handle_exception", self._around_exception),
-            _Patch(ErrorHandler, "log", self._around_log),
+        self._served: dict[int, Served] = {}
+        self._arrivals = Arrivals()
+        self._unsent = Unsent(self._safely, self._arrivals.lost)
+        self._recompiled = (
+            Patch(Sanic, "handle_request", self._around_request),
+            Patch(Sanic, "handle_exception", self._around_exception),
+            self._arrivals.patch,
         )
+        self._others = [
+            Patch(TouchUp, "run", self._around_touch_up),
+            Patch(ErrorHandler, "log", self._around_log),
+            Patch(Http, "error_response", self._around_error_response),
+            Patch(WebSocketProtocol, "websocket_handshake", self._around_handshake),
+            Patch(WebSocketConnection, "accept", self._around_accept),
+            *self._unsent.patches,
+        ]
+        if settings.response_trace_headers:
+            self._others.append(Patch(BaseHTTPResponse, "processed_headers", self._around_headers))
 
     def install(self) -> None:
         """Put the hooks on, for applications that exist and for those to come."""
         self._active = True
-        for patch in (self._touch_up, *self._methods):
+        for patch in (*self._others, *self._recompiled):
             patch.apply()
 
     def remove(self) -> None:
         """Take the hooks off. Connections that are open hold on to theirs, which do nothing from now on."""
         self._active = False
-        for patch in (self._touch_up, *self._methods):
+        for patch in (*self._others, *self._recompiled):
             patch.undo()
+        self._unsent.clear()
 
     def _around_touch_up(self, original: Any) -> Any:
         def run(cls: type[TouchUp], app: _App) -> None:
-            for patch in self._methods:
+            for patch in self._recompiled:
                 patch.undo()
             try:
                 original.__get__(None, cls)(app)
             finally:
                 if self._active:
-                    for patch in self._methods:
+                    for patch in self._recompiled:
                         patch.apply()
+                    serving()
 
         return classmethod(functools.wraps(original.__func__)(run))
 
@@ -101,7 +124,7 @@ class SanicHooks:
                 self._left(served, error)
                 raise
             else:
-                self._end(served)
+                self._answered(served)
             finally:
                 context_api.detach(token)
 
@@ -126,11 +149,31 @@ class SanicHooks:
             token = context_api.attach(served.context)
             try:
                 await original(app, request, exception, run_middleware)
-                self._end(served)
+                self._answered(served)
             finally:
                 context_api.detach(token)
 
         return handle_exception
+
+    def _around_error_response(self, original: _ErrorResponse) -> _ErrorResponse:
+        @functools.wraps(original)
+        async def error_response(stream: Http, exception: Exception) -> None:
+            served = self._begin_unread(stream, exception)
+            if served is None:
+                await original(stream, exception)
+                return
+            token = context_api.attach(served.context)
+            try:
+                await original(stream, exception)
+            except BaseException as error:
+                self._end(served, error)
+                raise
+            else:
+                self._end(served)
+            finally:
+                context_api.detach(token)
+
+        return error_response
 
     def _around_log(self, original: Any) -> Any:
         def log(request: Request, exception: Exception) -> None:
@@ -142,29 +185,111 @@ class SanicHooks:
 
         return staticmethod(functools.wraps(original.__func__)(log))
 
-    def _begin(self, request: Request) -> "_Served | None":
+    def _around_handshake(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @functools.wraps(original)
+        async def websocket_handshake(protocol: WebSocketProtocol, request: Request, *how: Any, **more: Any) -> Any:
+            websocket = await original(protocol, request, *how, **more)
+            self._upgraded(request)
+            return websocket
+
+        return websocket_handshake
+
+    def _around_accept(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        @functools.wraps(original)
+        async def accept(connection: WebSocketConnection, *how: Any, **more: Any) -> None:
+            await original(connection, *how, **more)
+            self._upgraded(Request._current.get(None))
+
+        return accept
+
+    def _around_headers(self, original: property) -> property:
+        assert original.fget is not None
+        given = original.fget
+
+        @functools.wraps(given)
+        def processed_headers(response: BaseHTTPResponse) -> Iterable[tuple[bytes, bytes]]:
+            return (*given(response), *self._trace_headers(response))
+
+        return property(processed_headers)
+
+    def _trace_headers(self, response: BaseHTTPResponse) -> Iterable[tuple[bytes, bytes]]:
+        served = self._served.get(id(getattr(response.stream, "request", None)))
+        if served is None:
+            return ()
+        try:
+            return _sanic_trace_headers.pairs(self._settings.response_trace_headers, served.context, response.headers)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+            self._failed()
+            return ()
+
+    def _begin(self, request: Request) -> Served | None:
         """Start the record of a request; None where it is to have none, or already has one."""
         if not self._active or id(request) in self._served or not is_instrumentation_enabled():
             return None
         try:
             if self._settings.excludes_url(_sanic_request.path(request)):
                 return None
-            facts = _sanic_request.http_request(request, self._settings)
-            call = self._recorder.http_server(facts, self._parent(request))
+            waited = self._arrivals.waited_seconds(request.stream)
+            facts = _sanic_request.http_request(request, self._settings, waited)
+            served = self._start(request, facts, request.headers)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
             return None
-        served = self._served[id(request)] = _Served(request, call)
+        stream: Any = request.stream
+        if isinstance(stream, ASGIApp) and stream.ws is None:
+            # A websocket's handler is told by itself.
+            self._safely(functools.partial(self._watch, served), stream)
         return served
 
-    def _parent(self, request: Request) -> Context:
+    def _watch(self, served: Served, stream: ASGIApp) -> None:
+        served.departure = Departure(stream, lambda: self._end(served, RequestCancelled()))
+
+    def _begin_unread(self, stream: Any, exception: Exception) -> Served | None:
+        """Start the record of a request whose head cannot be read; None for any other, or for one that stopped."""
+        unread = stream.stage is Stage.REQUEST and stream.request is None
+        if not (self._active and unread and is_instrumentation_enabled()) or isinstance(exception, RequestCancelled):
+            return None
         try:
-            return _sanic_request.parent_context(request, self._extract)
+            head = _sanic_head.read(stream.recv_buffer)
+            if self._settings.excludes_url(head.path):
+                return None
+            waited = self._arrivals.waited_seconds(stream)
+            facts = _sanic_head.http_request(head, stream, self._settings, waited)
+            return self._start_unread(stream, facts, head.headers)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+            self._failed()
+            return None
+
+    def _start_unread(self, stream: Http, facts: HttpRequest, headers: Header) -> Served | None:
+        call = self._recorder.http_server(facts, self._parent(headers))
+        try:
+            # As Sanic does next.
+            stream.create_empty_request()
+        except SanicException as error:
+            # On a target that is no URL: Sanic fails in the same way, and closes the connection without an answer.
+            call.end(HttpOutcome(status_code=None, error_type=error_name(error)))
+            return None
+        served = self._served[id(stream.request)] = Served(stream.request, facts, call, self._settings)
+        return served
+
+    def _start(self, request: Request, facts: HttpRequest, headers: Header) -> Served:
+        call = self._recorder.http_server(facts, self._parent(headers))
+        served = self._served[id(request)] = Served(request, facts, call, self._settings)
+        return served
+
+    def _parent(self, headers: Header) -> Context:
+        try:
+            return _sanic_request.parent_context(headers, self._extract)
         except Exception:  # noqa: BLE001 - a propagator that fails costs a request its parent, never its record
             self._failed()
             return Context()
 
-    def _left(self, served: "_Served", error: BaseException) -> None:
+    def _upgraded(self, request: Request | None) -> None:
+        served = self._served.get(id(request))
+        if served is not None:
+            self._safely(served.upgraded, self._recorder)
+
+    def _left(self, served: Served, error: BaseException) -> None:
         """End the record of a request that *error* ends, unless the server goes on to answer it."""
         if served.will_be_answered(error) and (task := asyncio.current_task()) is not None:
             served.answered_later = True
@@ -172,143 +297,24 @@ class SanicHooks:
         else:
             self._end(served, error)
 
-    def _end(self, served: "_Served", error: BaseException | None = None) -> None:
+    def _answered(self, served: Served) -> None:
+        """End the record of a request that was answered, at once or when the transport is rid of the answer."""
+        try:
+            protocol = served.answered()
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+            self._failed()
+            protocol = None
+        if protocol is None:
+            self._end(served)
+        elif self._served.pop(id(served.request), None) is served:
+            self._unsent.add(protocol, served)
+
+    def _end(self, served: Served, error: BaseException | None = None) -> None:
         if self._served.pop(id(served.request), None) is served:
-            self._safely(served.end, error)
+            self._safely(functools.partial(served.end, self._recorder), error)
 
     def _safely(self, act: Callable[[Any], None], argument: object) -> None:
         try:
             act(argument)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
-
-
-class _Served:
-    """
-    One request being served.
-
-    Attributes:
-        answered_later: It left `handle_request` unanswered, and the server answers through `handle_exception`.
-    """
-
-    def __init__(self, request: Request, call: Call[HttpOutcome]) -> None:
-        self.request = request
-        self.context: Context = call.context
-        self.answered_later = False
-        self._call = call
-        # Kept, because Sanic cuts it from the request when it is through with it.
-        self._stream: Any = request.stream
-        self._exception: BaseException | None = None
-        self._broken = False
-        self._route_of_405: str | None = None
-
-    def caught(self, exception: BaseException) -> None:
-        """Remember what was raised: the last exception before the response begins, or else the first after."""
-        if self._broken:
-            return
-        self._exception = exception
-        self._broken = self._stage not in (None, Stage.HANDLER)
-        if isinstance(exception, MethodNotAllowed) and self.request.route is None:
-            self._route_of_405 = _sanic_request.other_methods_route(self.request, exception)
-
-    def websocket_failed(self, exception: Exception) -> None:
-        """Remember what a websocket's handler raised; errors of plain requests come through `caught`."""
-        if self._upgraded:
-            self._exception = exception
-            self._broken = True
-
-    def will_be_answered(self, error: BaseException) -> bool:
-        """Return whether the server calls `handle_exception`, and may still send a response, after *error*."""
-        if self._stage is not Stage.HANDLER or self._connection_lost or isinstance(error, RequestCancelled):
-            return False
-        if isinstance(self._stream, Http):
-            open_ = self._stream.protocol.transport is not None
-            return open_ and isinstance(error, Exception | asyncio.CancelledError)
-        return isinstance(self._stream, ASGIApp) and isinstance(error, Exception)
-
-    def end(self, error: BaseException | None) -> None:
-        """End the record; *error* is what `handle_request` was left by, if the request ended with that."""
-        self._call.end(self._outcome(error))
-
-    def _outcome(self, error: BaseException | None) -> HttpOutcome:
-        status, route = self._status, _sanic_request.route(self.request) or self._route_of_405
-        exception = self._exception
-        if error is not None and not (self._sent_whole and isinstance(error, asyncio.CancelledError)):
-            if self._client_left(error):
-                defect = exception if exception is not None and _is_defect(exception) else None
-                return HttpOutcome(status_code=status, route=route, error_type=CLIENT_DISCONNECTED, exception=defect)
-            # Sanic cancels a request that takes too long, and says why here.
-            cause = getattr(self._stream, "exception", None) or error
-            defect = cause if isinstance(cause, Exception) else exception
-            return HttpOutcome(status_code=status, route=route, error_type=error_name(cause), exception=defect)
-        if exception is None:
-            return HttpOutcome(status_code=status, route=route)
-        if self._broken or status is None:
-            return HttpOutcome(status_code=status, route=route, error_type=error_name(exception), exception=exception)
-        return HttpOutcome(status_code=status, route=route, exception=exception if status >= 500 else None)
-
-    @property
-    def _stage(self) -> Stage | None:
-        return getattr(self._stream, "stage", None)
-
-    @property
-    def _status(self) -> int | None:
-        """The status that was sent, which a middleware or an exception handler may have changed."""
-        if self._upgraded:
-            return 101
-        response = getattr(self._stream, "response", None)
-        return int(response.status) if response is not None and self._stage is not Stage.HANDLER else None
-
-    @property
-    def _sent_whole(self) -> bool:
-        return self._status is not None and self._stage is Stage.IDLE
-
-    @property
-    def _upgraded(self) -> bool:
-        """Whether this is a websocket that was accepted."""
-        if isinstance(self._stream, ASGIApp):
-            return self._stream.ws is not None and (self._exception is None or self._broken)
-        protocol = getattr(self._stream, "protocol", None)
-        return getattr(protocol, "websocket", None) is not None
-
-    @property
-    def _connection_lost(self) -> bool:
-        return bool(self.request.conn_info and self.request.conn_info.lost)
-
-    def _client_left(self, error: BaseException) -> bool:
-        """Return whether the connection was lost and not cut by the server, which says why or forgets its transport."""
-        if getattr(self._stream, "exception", None) is not None:
-            return False
-        if isinstance(error, RequestCancelled):
-            return True
-        protocol = getattr(self._stream, "protocol", None)
-        return self._connection_lost and getattr(protocol, "transport", None) is not None
-
-
-def _is_defect(exception: BaseException) -> bool:
-    """Return whether an exception is more than a way to say a 4xx."""
-    return not (isinstance(exception, SanicException) and (exception.status_code or 500) < 500)
-
-
-class _Patch:
-    """A replaced attribute of a class; *wrap* makes the replacement from what it replaces."""
-
-    def __init__(self, owner: type, name: str, wrap: Callable[[Any], Any]) -> None:
-        self._owner = owner
-        self._name = name
-        self._wrap = wrap
-        self._original: Any = None
-        self._replacement: Any = None
-
-    def apply(self) -> None:
-        current = vars(self._owner)[self._name]
-        if current is not self._replacement:
-            self._original = current
-            self._replacement = self._wrap(current)
-            setattr(self._owner, self._name, self._replacement)
-
-    def undo(self) -> None:
-        """Restore the original, unless somebody else has put theirs on top."""
-        if self._replacement is not None and vars(self._owner)[self._name] is self._replacement:
-            setattr(self._owner, self._name, self._original)
-            self._replacement = None

@@ -19,7 +19,8 @@ from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, 
 __all__ = ["annotate", "with_server_span"]
 
 _SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
-_RESERVED = ("client.", "error.", "exception.", "http.", "network.", "rpc.", "server.", "url.", "user_agent.")
+_RESERVED = ("client", "error", "exception", "http", "network", "rpc", "server", "url", "user_agent")
+"""Namespaces of the attributes that a server span has without anyone's doing."""
 _MAX_ATTRIBUTES = 64
 _MAX_NAME_LENGTH = 128
 _MAX_VALUE_LENGTH = 1024
@@ -29,7 +30,7 @@ _MAX_INTEGER = 2**63 - 1
 _Plain = str | bool | int | float
 
 _refused = Once(
-    f"annotate() refuses names that begin with {', '.join(_RESERVED)}: they are telemetry's own; this is said once",
+    f"annotate() refuses names in {', '.join(_RESERVED)}: these are telemetry's own; this is said once",
     level=logging.WARNING,
     traceback=False,
 )
@@ -58,7 +59,8 @@ def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
     Put attributes on the span of the request or RPC that is being served; nothing where none is, or it has ended.
 
     Text is cut to 1,024 characters and loses what looks like a credential; of a name that promises one the value is
-    replaced. At most 64 attributes a call are kept. The conventions' own namespaces, such as `http.`, are refused.
+    replaced. At most 64 attributes a call are kept. The namespaces of telemetry's own
+    attributes, such as `http.`, are refused.
 
         annotate(tenant="acme", **{"shop.basket.items": 3})
     """
@@ -67,11 +69,11 @@ def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
         return
     for given, value in attributes.items():
         name = clean(given, _MAX_NAME_LENGTH)
-        if name.startswith(_RESERVED):
+        if name.partition(".")[0] in _RESERVED:
             _refused()
         elif name not in served.names and len(served.names) >= _MAX_ATTRIBUTES:
             _full()
-        else:
+        elif name:
             served.names.add(name)
             served.span.set_attribute(name, REDACTED if names_secret(name) else _value(value))
 

@@ -6,6 +6,7 @@ which attribute, so that every recorder says the same.
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -48,6 +49,7 @@ class HttpRequest:
         client_address: The client, as the server trusts it (forwarded headers only from trusted proxies).
         peer_address: The other end of the connection.
         headers: Attributes of captured request headers, see `captured`; on the span alone.
+        waited_seconds: How long ago its first byte came.
     """
 
     method: str
@@ -63,6 +65,7 @@ class HttpRequest:
     peer_port: int | None = None
     user_agent: str | None = None
     headers: Attributes = field(default_factory=dict)
+    waited_seconds: float = 0.0
 
     def attributes(self) -> Attributes:
         """Return the span attributes known at creation, which samplers see."""
@@ -223,6 +226,7 @@ def http_request(
     peer: tuple[str, int] | None = None,
     user_agent: str | None = None,
     headers: Attributes | None = None,
+    waited_seconds: float = 0.0,
     known_methods: Collection[str] = semconv.HTTP_METHODS,
     allowed_query_keys: Collection[str] = (),
 ) -> HttpRequest:
@@ -234,6 +238,7 @@ def http_request(
         query: Without its question mark.
         peer: Address and port of the connection's other end.
         headers: What `captured` made of the request headers.
+        waited_seconds: How long ago its first byte came.
     """
     known = method in known_methods
     server_address, server_port = host_and_port(host, scheme)
@@ -251,6 +256,7 @@ def http_request(
         peer_port=peer[1] if peer else None,
         user_agent=clean(user_agent, 256) if user_agent else None,
         headers=headers or {},
+        waited_seconds=waited_seconds,
     )
 
 
@@ -265,22 +271,29 @@ def captured(
 
     Args:
         prefix: One of the prefixes in `semconv`.
-        pairs: All names and values as sent, a name once for each value. Binary values are left out.
+        pairs: All names and values as sent, a name once for each value. Bytes become base64, cut to 384 of them.
         wanted: The names to keep, in lower case.
         masked: Names whose values are replaced, beside those that promise a credential.
     """
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, list[str | bytes]] = {}
     for given, value in pairs:
         name = given.lower()
-        if name in wanted and isinstance(value, str):
+        if name in wanted:
             kept.setdefault(name, []).append(value)
     return {prefix + name: _header_values(name, values, masked) for name, values in kept.items()}
 
 
-def _header_values(name: str, values: list[str], masked: Collection[re.Pattern[str]]) -> tuple[str, ...]:
+def _header_values(name: str, values: list[str | bytes], masked: Collection[re.Pattern[str]]) -> tuple[str, ...]:
     if names_secret(name) or any(pattern.fullmatch(name) for pattern in masked):
         return (REDACTED,)
-    return tuple(scrub(value, _MAX_HEADER_LENGTH) for value in values[:_MAX_HEADER_VALUES])
+    return tuple(_header_value(value) for value in values[:_MAX_HEADER_VALUES])
+
+
+def _header_value(value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        # Cut before, so that what is left can be decoded: four characters stand for three bytes.
+        return b64encode(value[: _MAX_HEADER_LENGTH // 4 * 3]).decode("ascii")
+    return scrub(value, _MAX_HEADER_LENGTH)
 
 
 def host_and_port(host: str | None, scheme: str) -> tuple[str | None, int | None]:

@@ -187,6 +187,7 @@ class _Measured:
 
     Args:
         old: Gives the old names of attributes where those are recorded as well; None where they are not.
+        waited_seconds: How long ago the call began.
     """
 
     def __init__(
@@ -197,11 +198,13 @@ class _Measured:
         attributes: Attributes,
         parent: Context,
         old: Callable[[Attributes], Attributes] | None,
+        waited_seconds: float = 0.0,
     ) -> None:
         self._recorder = recorder
         self._old = old
-        self._start_ns = time.time_ns()
-        self._clock_ns = time.perf_counter_ns()
+        waited_ns = int(waited_seconds * 1e9)
+        self._start_ns = time.time_ns() - waited_ns
+        self._clock_ns = time.perf_counter_ns() - waited_ns
         first = attributes | old(attributes) if old else attributes
         self._span = recorder.start_span(name, kind, first, parent, self._start_ns)
         self.context = trace.set_span_in_context(self._span, parent)
@@ -234,24 +237,39 @@ class _Measured:
             return None
         self._ended = True
         elapsed_ns = time.perf_counter_ns() - self._clock_ns
-        if semconv.ERROR_TYPE in end_attributes:
+        try:
+            self._end_span(end_attributes, span_attributes, exception, elapsed_ns)
+        finally:
+            # A span processor of the program's that raises costs neither the measurement nor the balance.
+            self._count(-1)
+            self._measure(metric, metric_attributes | end_attributes, elapsed_ns)
+        return elapsed_ns / 1e9
+
+    def _end_span(
+        self, end: Attributes, span_attributes: Attributes, exception: BaseException | None, elapsed_ns: int
+    ) -> None:
+        if semconv.ERROR_TYPE in end:
             self._span.set_status(Status(StatusCode.ERROR))
-        last = end_attributes | span_attributes
+        last = end | span_attributes
         self._span.set_attributes(last | self._old(last) if self._old else last)
         if exception is not None and self._recorder.settings.exception_events:
             self._span.add_event(semconv.EXCEPTION_EVENT, _exception_attributes(exception))
         self._span.end(self._start_ns + elapsed_ns)
-        measured = metric_attributes | end_attributes
-        self._recorder.duration(metric, elapsed_ns / 1e9, measured, self.context)
+
+    def _measure(self, metric: str, attributes: Attributes, elapsed_ns: int) -> None:
+        self._recorder.duration(metric, elapsed_ns / 1e9, attributes, self.context)
         if self._old:
-            self._recorder.old_duration(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(measured), self.context)
-        return elapsed_ns / 1e9
+            self._recorder.old_duration(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(attributes), self.context)
+
+    def _count(self, change: int) -> None:
+        """Count the call among those in flight, where its kind is counted."""
 
 
 class _HttpServerCall(_Measured):
     def __init__(self, recorder: SdkRecorder, request: HttpRequest, parent: Context) -> None:
         old = old_http if "http" in recorder.settings.duplicates else None
-        super().__init__(recorder, request.span_name(), SpanKind.SERVER, request.attributes(), parent, old)
+        attributes, waited = request.attributes(), request.waited_seconds
+        super().__init__(recorder, request.span_name(), SpanKind.SERVER, attributes, parent, old, waited)
         self._request = request
         self._count(1)
 
@@ -267,7 +285,6 @@ class _HttpServerCall(_Measured):
         )
         if seconds is None:
             return
-        self._count(-1)
         if outcome.exception is not None:
             self._recorder.exception(
                 semconv.HTTP_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.context
@@ -302,7 +319,6 @@ class _RpcCall(_Measured):
         )
         if seconds is None:
             return
-        self._count(-1)
         if outcome.exception is not None:
             event = semconv.RPC_SERVER_EXCEPTION if self._server else semconv.RPC_CLIENT_EXCEPTION
             severity = SeverityNumber.ERROR if self._server else SeverityNumber.WARN

@@ -13,6 +13,8 @@ REDACTED = "REDACTED"
 _MAX_LENGTH = 1024
 _MAX_QUERY_PARTS = 64
 _MAX_KEY_LENGTH = 128
+_MAX_QUERY_LENGTH = 16 * 1024
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 _CREDENTIAL = r"(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|private)[_-]?key|signature|credential|cookie2?)"
 
@@ -31,8 +33,9 @@ _SECRET_NAMES = re.compile(rf"(?i){_CREDENTIAL}s?$|authorization$|(?:^|[-_.])aut
 
 
 def clean(value: str, limit: int = _MAX_LENGTH) -> str:
-    """Return *value* cut to *limit* characters, with what cannot be UTF-8 (lone surrogates) replaced by `?`."""
-    return value[:limit].encode("utf-8", "replace").decode("utf-8")
+    """Return *value* cut to *limit* characters, with what cannot be UTF-8 (lone surrogates) replaced by U+FFFD."""
+    cut = value[:limit]
+    return cut if cut.isascii() else _NO_TEXT.sub("\ufffd", cut)
 
 
 def redact_query(query: str, allowed: Collection[str] = ()) -> str:
@@ -41,7 +44,8 @@ def redact_query(query: str, allowed: Collection[str] = ()) -> str:
 
     A part without `=` may be a bare token, so it is replaced whole. At most 64 parts are kept.
     """
-    return "&".join(_redact_part(part, allowed) for part in query.split("&", _MAX_QUERY_PARTS)[:_MAX_QUERY_PARTS])
+    parts = query.split("&", _MAX_QUERY_PARTS)[:_MAX_QUERY_PARTS]
+    return "&".join(_redact_part(part, allowed) for part in parts)[:_MAX_QUERY_LENGTH]
 
 
 def _redact_part(part: str, allowed: Collection[str]) -> str:
@@ -61,7 +65,7 @@ def as_text(value: object) -> str:
 
 def names_secret(name: str) -> bool:
     """Return whether a field of this name holds a credential, whatever its value looks like."""
-    return _SECRET_NAMES.search(name[:_MAX_KEY_LENGTH]) is not None
+    return _SECRET_NAMES.search(name[:_MAX_KEY_LENGTH].removesuffix("-bin")) is not None
 
 
 def scrub(text: str, limit: int = 16 * 1024) -> str:

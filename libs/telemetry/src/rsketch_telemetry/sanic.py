@@ -63,13 +63,14 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
         from rsketch_telemetry._sanic_hooks import SanicHooks
 
         quiet_propagators()
+        given = settings or InstrumentorSettings.from_env(environment.process_environ())
         recorder = SdkRecorder(
             __name__,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             logger_provider=logger_provider,
+            settings=given,
         )
-        given = settings or InstrumentorSettings.from_env(environment.process_environ())
         self._hooks = SanicHooks(guarded(recorder), given, _extract())
         self._hooks.install()
 

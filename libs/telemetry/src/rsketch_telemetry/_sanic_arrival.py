@@ -1,0 +1,50 @@
+"""
+When the first byte of a request came, which is before Sanic has a request.
+
+A connection knows when it last received or sent something. For a request whose head came in one piece that is its
+beginning, and for one that waited behind another the end of that. Where a head comes in pieces, its first is noted.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sanic.http import Http
+from sanic.server import HttpProtocol
+
+from rsketch_telemetry._sanic_patch import Patch
+
+__all__ = ["Arrivals"]
+
+
+class Arrivals:
+    """The heads that come in pieces, by connection."""
+
+    def __init__(self) -> None:
+        self._began: dict[HttpProtocol, float] = {}
+        self.patch = Patch(Http, "http1_request_header", self._around_header)
+
+    def waited_seconds(self, stream: object) -> float:
+        """Return how long ago the first byte of the request on *stream* came; 0 where only an ASGI server knows."""
+        protocol = getattr(stream, "protocol", None)
+        if not isinstance(protocol, HttpProtocol):
+            return 0.0
+        began = self._began.pop(protocol, None) if self._began else None
+        return max(0.0, time.monotonic() - (protocol._time if began is None else began))
+
+    def lost(self, protocol: object) -> None:
+        """Forget a connection that has ended."""
+        if self._began:
+            self._began.pop(protocol, None)  # type: ignore[call-overload]  # of whatever class it is
+
+    def _around_header(
+        self, original: Callable[[Http], Coroutine[Any, Any, None]]
+    ) -> Callable[[Http], Coroutine[Any, Any, None]]:
+        @functools.wraps(original)
+        def http1_request_header(stream: Http) -> Coroutine[Any, Any, None]:
+            if b"\r\n\r\n" not in stream.recv_buffer:
+                self._began[stream.protocol] = stream.protocol._time
+            return original(stream)
+
+        return http1_request_header

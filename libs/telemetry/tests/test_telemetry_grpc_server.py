@@ -545,6 +545,8 @@ async def test_unknown_method_is_other(telemetry: Telemetry, registration: str, 
         "rpc.method_original": method[1:],
         "rpc.status_code": "UNIMPLEMENTED",
         "error.type": "UNIMPLEMENTED",
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": attributes(span)["network.peer.port"],
     }
 
 

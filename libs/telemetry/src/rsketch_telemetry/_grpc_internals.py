@@ -1,17 +1,20 @@
 """
 All that is not public in grpc.aio and that the instrumentors stand on; checked with grpcio 1.66.2 and 1.85.1.
 
-- `grpc.aio._server.Server`: its constructor's `generic_handlers`, `interceptors` and `maximum_concurrent_rpcs`.
-- An interceptor runs in the task of its RPC, and that task ends when the RPC does.
+- `grpc.aio._server.Server`: its constructor's `generic_handlers` and `interceptors`; so `grpc._server._Server`'s.
+- An interceptor runs in the task of its RPC.
 - `grpc.aio._channel.Channel`: its constructor's `target`; the four multi-callables, their `_method`, `_interceptors`
   and `_references[0]` (the channel).
-- Call objects: `_interceptors_task`, `_cython_call.add_done_callback`, `_call`.
+- `cygrpc.AioChannel.target`, which 1.66 does not have.
+- Call objects: `_interceptors_task`, `_cython_call.add_done_callback`, `_call`; the tasks `_call_response` and
+  `_preparation`, which fail where gRPC refuses the request before there is a status.
 """
 
+import asyncio
 import importlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,16 +25,22 @@ __all__ = [
     "CHANNEL",
     "MULTI_CALLABLES",
     "SERVER",
+    "SYNC_CHANNEL",
+    "SYNC_SERVER",
     "Patches",
     "channel_of",
     "contrib_is_active",
     "from_contrib",
     "interceptors_of",
     "method_of",
+    "response_metadata",
+    "target_of",
     "when_over",
 ]
 
 SERVER: type[Any] = importlib.import_module("grpc.aio._server").Server
+SYNC_CHANNEL: type[Any] = importlib.import_module("grpc._channel").Channel
+SYNC_SERVER: type[Any] = importlib.import_module("grpc._server")._Server
 CHANNEL: type[Any] = importlib.import_module("grpc.aio._channel").Channel
 MULTI_CALLABLES: tuple[type[Any], ...] = tuple(
     getattr(importlib.import_module("grpc.aio._channel"), f"{shape}MultiCallable")
@@ -39,30 +48,40 @@ MULTI_CALLABLES: tuple[type[Any], ...] = tuple(
 )
 
 _CONTRIB = "opentelemetry.instrumentation.grpc"
+_INHERITED = object()
 
-Over = Callable[[str, BaseException | None], None]
-"""Told the name of a call's final status and, where the call failed before it had one, the exception."""
+_CANCELLED = grpc.StatusCode.CANCELLED.name
+_UNKNOWN = grpc.StatusCode.UNKNOWN.name
+
+Over = Callable[[str, BaseException | None, Any], None]
+"""
+Told a call's final status, the exception where it failed before it had one, and what has its metadata.
+"""
 
 
 class Patches:
     """Attributes replaced for a while. They are those of classes, so names imported earlier are covered too."""
 
     def __init__(self) -> None:
-        self._undo: list[tuple[type[Any], str, Any, Any]] = []
+        self._undo: list[tuple[Any, str, Any, Any]] = []
 
-    def replace(self, owner: type[Any], name: str, make: Callable[[Any], Any]) -> None:
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put `make(original)` in the place of *owner*'s attribute *name*."""
-        original = getattr(owner, name)
-        replacement = make(original)
-        self._undo.append((owner, name, original, replacement))
+        own = vars(owner).get(name, _INHERITED)
+        replacement = make(getattr(owner, name))
+        self._undo.append((owner, name, own, replacement))
         setattr(owner, name, replacement)
 
     def restore(self) -> None:
         """Put every original back, except where somebody else has wrapped ours since."""
         while self._undo:
-            owner, name, original, replacement = self._undo.pop()
-            if owner.__dict__.get(name) is replacement:
-                setattr(owner, name, original)
+            owner, name, own, replacement = self._undo.pop()
+            if vars(owner).get(name) is not replacement:
+                continue
+            if own is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
 
 
 def contrib_is_active(instrumentor: str) -> bool:
@@ -104,6 +123,8 @@ def when_over(call: Any, over: Over) -> None:
     elif (core := getattr(call, "_cython_call", None)) is not None:
         # The public add_done_callback would tie the call into a reference cycle.
         core.add_done_callback(partial(_finished, over, weakref.ref(call)))
+        if (sending := getattr(call, "_call_response", None) or getattr(call, "_preparation", None)) is not None:
+            sending.add_done_callback(partial(_refused, over))
     elif (source := getattr(call, "_call", None)) is not None:
         # An interceptor gave an iterator of its own in place of this call's responses.
         when_over(source, over)
@@ -111,37 +132,69 @@ def when_over(call: Any, over: Over) -> None:
         _foreign(call, over)
 
 
+def target_of(channel: Any) -> str | bytes | None:
+    """Return the target that a channel was made for; None where the release of grpcio hides it."""
+    target: str | bytes | None = getattr(getattr(channel, "_channel", None), "target", None)
+    return target
+
+
+def response_metadata(call: Any, kind: str) -> Sequence[tuple[str, str | bytes]]:
+    """Return what a call that is over, or its error, has of the *kind* `initial_metadata` or `trailing_metadata`."""
+    return tuple(_at_once(getattr(call, kind)()) or ()) if hasattr(call, kind) else ()
+
+
 def _intercepted(over: Over, task: Any) -> None:
     if task.cancelled():
-        over(grpc.StatusCode.CANCELLED.name, None)
+        over(_CANCELLED, None, None)
     elif (error := task.exception()) is None:
         when_over(task.result(), over)
     elif isinstance(error, grpc.aio.AioRpcError):
-        over(error.code().name, None)
+        over(error.code().name, None, error)
     else:
-        over(grpc.StatusCode.UNKNOWN.name, error)
+        over(_UNKNOWN, error, None)
 
 
 def _finished(over: Over, reference: Callable[[], Any]) -> None:
     call = reference()
     # A call that is gone was dropped by its owner, for which grpc.aio cancels it.
-    over(_final_status(call) if call is not None else grpc.StatusCode.CANCELLED.name, None)
+    over(_final_status(call) if call is not None else _CANCELLED, None, call)
+
+
+def _refused(over: Over, task: Any) -> None:
+    """End a call whose request gRPC did not take: such a call never has a status."""
+    # Not by `exception()`, which would keep asyncio from complaining of a failure that nobody has looked at.
+    if (error := getattr(task, "_exception", None)) is not None and not isinstance(error, grpc.aio.AioRpcError):
+        over(_UNKNOWN, error, None)
 
 
 def _final_status(call: Any) -> str:
-    """Return the status of a call that has one: its coroutine `code()` then returns without waiting."""
-    coroutine = call.code()
+    """Return the status of a call that is over."""
+    return str(getattr(_at_once(call.code()), "name", _UNKNOWN))
+
+
+def _at_once(value: Any) -> Any:
+    """Return the result of a coroutine that has not to wait for it; None where it would have to."""
+    if not asyncio.iscoroutine(value):
+        return value
     try:
-        coroutine.send(None)
+        value.send(None)
     except StopIteration as stop:
-        return str(stop.value.name)
-    coroutine.close()
-    return grpc.StatusCode.UNKNOWN.name
+        return stop.value
+    value.close()
+    return None
 
 
 def _foreign(call: Any, over: Over) -> None:
     """Watch a call object that an interceptor made itself; grpc.aio's own wrapper of a mere response is one."""
+
+    def done(finished: Any) -> None:
+        try:
+            status = _final_status(finished)
+        except Exception:  # noqa: BLE001 - it need not have all that gRPC's own have
+            status = _UNKNOWN
+        over(status, None, finished)
+
     try:
-        call.add_done_callback(lambda done: over(_final_status(done), None))
+        call.add_done_callback(done)
     except Exception:  # noqa: BLE001 - a response without a call refuses the callback: it is there, so all is well
-        over(grpc.StatusCode.OK.name, None)
+        over(grpc.StatusCode.OK.name, None, None)

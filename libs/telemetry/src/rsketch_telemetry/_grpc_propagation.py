@@ -1,5 +1,5 @@
 """
-Trace context in gRPC metadata, by whatever propagator is the global one.
+Trace context in gRPC metadata, by whatever propagator is the global one when a call is made.
 
 A propagator that fails costs a call its parent, never its life.
 """
@@ -8,11 +8,12 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from opentelemetry.context import Context
+from opentelemetry.propagate import get_global_textmap
 from opentelemetry.propagators.textmap import Getter
 
 from rsketch_telemetry._once import Once
 
-__all__ = ["Metadata", "Propagation", "merged"]
+__all__ = ["Metadata", "extract", "inject", "merged"]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -29,43 +30,28 @@ class _MetadataGetter(Getter[Metadata]):
 
 
 _GETTER = _MetadataGetter()
+# One for both sides: they have the same propagator.
+_failed = Once("trace context could not be propagated over gRPC; this is said once", level=logging.WARNING)
 
 
-class Propagation:
-    """The global propagator, looked up at each call: an application may set another one at any time."""
+def extract(metadata: Metadata) -> Context:
+    """Return the caller's context; an empty one where *metadata* carries none."""
+    try:
+        # Not on top of the current context: that is the one the server was started in, which is nobody's caller.
+        return get_global_textmap().extract(metadata, Context(), getter=_GETTER)
+    except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
+        _failed()
+        return Context()
 
-    def __init__(self) -> None:
-        self._failed = Once("trace context could not be propagated over gRPC; this is said once", level=logging.WARNING)
-        try:
-            # Imported here because a propagator that does not exist (OTEL_PROPAGATORS) makes the very import fail.
-            from opentelemetry.propagate import get_global_textmap
-        except Exception:  # noqa: BLE001 - as said above, and whatever a propagator's own module raises
-            self._failed()
-            self._propagator = None
-        else:
-            self._propagator = get_global_textmap
 
-    def extract(self, metadata: Metadata) -> Context:
-        """Return the caller's context; an empty one where *metadata* carries none."""
-        if self._propagator is None:
-            return Context()
-        try:
-            # Not on top of the current context: that is the one the server was started in, which is nobody's caller.
-            return self._propagator().extract(metadata, Context(), getter=_GETTER)
-        except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
-            self._failed()
-            return Context()
-
-    def inject(self, context: Context) -> dict[str, str]:
-        """Return the metadata entries that carry *context*."""
-        carrier: dict[str, str] = {}
-        if self._propagator is None:
-            return carrier
-        try:
-            self._propagator().inject(carrier, context)
-        except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
-            self._failed()
-        return {name.lower(): value for name, value in carrier.items() if _sendable(value)}
+def inject(context: Context) -> dict[str, str]:
+    """Return the metadata entries that carry *context*."""
+    carrier: dict[str, str] = {}
+    try:
+        get_global_textmap().inject(carrier, context)
+    except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
+        _failed()
+    return {name.lower(): value for name, value in carrier.items() if _sendable(value)}
 
 
 def merged(metadata: Iterable[tuple[str, str | bytes]], entries: dict[str, str]) -> list[tuple[str, str | bytes]]:

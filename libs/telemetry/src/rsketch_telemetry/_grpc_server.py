@@ -1,50 +1,41 @@
 """
 The grpc.aio server's hook: an interceptor before all others, which sees every RPC that reaches Python.
 
-It starts the record before the user's interceptors run and ends it when the task of the RPC does, so whatever happens
-in between is in it: a refusal by an interceptor, a method that does not exist, a response that cannot be serialized. A
-handler is wrapped only to learn what gRPC keeps to itself: the status that was set and the exception that was raised.
+It starts the record before the user's interceptors run, and the record lasts until gRPC is done with the RPC, so
+whatever happens in between is in it: a refusal by an interceptor, a method that does not exist, a response that cannot
+be serialized. What gRPC refuses before Python hears of it, such as metadata beyond the limit, is not seen.
 """
 
 import asyncio
+import dataclasses
 import functools
 import inspect
+import logging
 import math
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 from opentelemetry import context as context_api
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from rsketch_telemetry import _grpc_internals as internals
 from rsketch_telemetry import semconv
-from rsketch_telemetry._grpc_target import Endpoint, peer_endpoint
+from rsketch_telemetry._grpc_endings import Endings
+from rsketch_telemetry._grpc_propagation import extract
+from rsketch_telemetry._grpc_server_call import ServerCall
 from rsketch_telemetry._grpc_watch import Watch
-from rsketch_telemetry.facts import RpcCall, RpcOutcome, rpc_method
-from rsketch_telemetry.recorder import Call
+from rsketch_telemetry._once import Once
+from rsketch_telemetry.facts import RpcCall, rpc_method
 from rsketch_telemetry.redaction import clean
+from rsketch_telemetry.telemetry import serving
 
 __all__ = ["patch_server"]
 
-_MAX_KNOWN = 4096
-_DEADLINE_SLACK_SECONDS = 0.02
-_DEADLINE_SLACK_SHARE = 0.02
-_STATUS_NAMES: dict[object, str] = {code.value[0]: code.name for code in grpc.StatusCode}
-_SHAPES = {
-    (False, False): "unary_unary",
-    (False, True): "unary_stream",
-    (True, False): "stream_unary",
-    (True, True): "stream_stream",
-}
-_MAKERS: dict[str, Callable[..., Any]] = {
-    "unary_unary": grpc.unary_unary_rpc_method_handler,
-    "unary_stream": grpc.unary_stream_rpc_method_handler,
-    "stream_unary": grpc.stream_unary_rpc_method_handler,
-    "stream_stream": grpc.stream_stream_rpc_method_handler,
-}
+_MAX_LEARNT = 400
 
 
 def patch_server(watch: Watch, patches: internals.Patches, stood_down: Callable[[], None]) -> None:
@@ -54,20 +45,29 @@ def patch_server(watch: Watch, patches: internals.Patches, stood_down: Callable[
     Args:
         stood_down: Called when a server is left alone because contrib's interceptor is on it.
     """
-    replacements = _Replacements(watch, stood_down)
+    endings = Endings(watch.failed)
+    endings.patch(patches, initial_metadata=watch.captures_initial_metadata)
+    replacements = _Replacements(watch, endings, stood_down)
     patches.replace(internals.SERVER, "__init__", replacements.constructor)
+    patches.replace(internals.SERVER, "start", replacements.start)
     patches.replace(internals.SERVER, "stop", replacements.stop)
     patches.replace(internals.SERVER, "add_generic_rpc_handlers", replacements.add_generic)
     patches.replace(internals.SERVER, "add_registered_method_handlers", replacements.add_registered)
+    patches.replace(internals.SYNC_SERVER, "__init__", replacements.sync_constructor)
 
 
 class _Replacements:
     """What stands in the place of the server class's methods, and the hooks of the servers made through it."""
 
-    def __init__(self, watch: Watch, stood_down: Callable[[], None]) -> None:
+    def __init__(self, watch: Watch, endings: Endings, stood_down: Callable[[], None]) -> None:
         self._watch = watch
+        self._endings = endings
         self._stood_down = stood_down
-        self._hooks: weakref.WeakKeyDictionary[Any, _ServerHook] = weakref.WeakKeyDictionary()
+        self._hooks: weakref.WeakKeyDictionary[Any, _ServerHook | None] = weakref.WeakKeyDictionary()
+        self._too_early = _line("a grpc.aio server made before instrument() has no telemetry")
+        self._synchronous = _line(
+            "a thread-pool grpc.server has no telemetry of ours; opentelemetry-instrumentation-grpc has some for it"
+        )
 
     def constructor(self, original: Any) -> Any:
         """Return `__init__` with a hook put before the user's interceptors."""
@@ -86,9 +86,10 @@ class _Replacements:
         handlers = tuple(arguments.get("generic_handlers") or ())
         arguments.update(interceptors=interceptors, generic_handlers=handlers)
         if internals.from_contrib(interceptors):
+            self._hooks[server] = None
             self._stood_down()
             return
-        hook = _ServerHook(self._watch, limited=arguments.get("maximum_concurrent_rpcs") is not None)
+        hook = _ServerHook(self._watch, self._endings)
         hook.learn_generic(handlers)
         arguments["interceptors"] = (hook, *interceptors)
         self._hooks[server] = hook
@@ -100,8 +101,8 @@ class _Replacements:
         def add_generic_rpc_handlers(server: Any, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
             handlers = tuple(generic_rpc_handlers)
             original(server, handlers)
-            if server in self._hooks:
-                self._hooks[server].learn_generic(handlers)
+            if (hook := self._hooks.get(server)) is not None:
+                hook.learn_generic(handlers)
 
         return add_generic_rpc_handlers
 
@@ -111,8 +112,8 @@ class _Replacements:
         @functools.wraps(original)
         def add_registered_method_handlers(server: Any, service_name: str, method_handlers: Mapping[str, Any]) -> None:
             original(server, service_name, method_handlers)
-            if server in self._hooks:
-                self._hooks[server].learn_registered(service_name, method_handlers)
+            if (hook := self._hooks.get(server)) is not None:
+                hook.learn_registered(service_name, method_handlers)
 
         return add_registered_method_handlers
 
@@ -121,26 +122,51 @@ class _Replacements:
 
         @functools.wraps(original)
         async def stop(server: Any, grace: float | None) -> None:
-            if server in self._hooks:
-                self._hooks[server].will_abort(time.monotonic() + (grace or 0))
+            if (hook := self._hooks.get(server)) is not None:
+                hook.will_abort(time.monotonic() + (grace or 0))
             await original(server, grace)
 
         return stop
 
+    def start(self, original: Any) -> Any:
+        """Return `start` that is heard of, also where a server was made too early to have a hook."""
+
+        @functools.wraps(original)
+        async def start(server: Any) -> None:
+            if server not in self._hooks:
+                self._too_early()
+            await original(server)
+            serving()
+
+        return start
+
+    def sync_constructor(self, original: Any) -> Any:
+        """Return the `__init__` of the synchronous server that says whose it is, unless contrib has it."""
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def construct(server: Any, *args: Any, **kwargs: Any) -> None:
+            original(server, *args, **kwargs)
+            interceptors = signature.bind(server, *args, **kwargs).arguments.get("interceptors") or ()
+            if is_instrumentation_enabled() and not internals.from_contrib(interceptors):
+                self._synchronous()
+
+        return construct
+
+
+def _line(text: str) -> Once:
+    return Once(f"telemetry: {text}", level=logging.WARNING, traceback=False)
+
 
 class _ServerHook(grpc.aio.ServerInterceptor):
-    """
-    The first interceptor of one server.
+    """The first interceptor of one server."""
 
-    Args:
-        limited: Whether the server refuses calls beyond a number of concurrent ones.
-    """
-
-    def __init__(self, watch: Watch, *, limited: bool) -> None:
-        self.watch = watch
-        self.limited = limited
+    def __init__(self, watch: Watch, endings: Endings) -> None:
+        self._watch = watch
+        self._endings = endings
         self._aborts_at = math.inf
         self._known: set[str] = set()
+        self._learnt = 0
         self._generic: list[grpc.GenericRpcHandler] = []
 
     def learn_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -174,24 +200,27 @@ class _ServerHook(grpc.aio.ServerInterceptor):
         try:
             return call.watched(handler)
         except Exception:  # noqa: BLE001 - a handler of an unknown make is served as it is
-            self.watch.failed()
+            self._watch.failed()
+            call.reached()
             return handler
 
-    def _start(self, details: grpc.HandlerCallDetails) -> "_ServerCall | None":
+    def _start(self, details: grpc.HandlerCallDetails) -> ServerCall | None:
         """Start the record of the RPC that the current task serves; None where it gets neither span nor metric."""
         try:
             task = asyncio.current_task()
-            if task is None or self.watch.skips(details.method):
+            if task is None or self._watch.skips(details.method):
                 return None
+            metadata = details.invocation_metadata or ()
             facts = _facts(details.method) if self._knows(details) else _other(details.method)
-            parent = self.watch.propagation.extract(details.invocation_metadata or ())
-            call = _ServerCall(self, self.watch.recorder.rpc_server(facts, parent))
+            if self._watch.captures_requests:
+                facts = dataclasses.replace(facts, metadata=self._watch.request_metadata(metadata))
+            record = self._watch.recorder.rpc_server(facts, extract(metadata))
+            call = ServerCall(self._watch, record, self, self._endings, task)
             # Never detached: the task is this RPC's own, and its context ends with it. That spares a generator's
             # finalizer, which may run in another task, from detaching what was attached here.
             context_api.attach(call.context)
-            task.add_done_callback(call.over)
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
-            self.watch.failed()
+            self._watch.failed()
             return None
         return call
 
@@ -204,10 +233,11 @@ class _ServerHook(grpc.aio.ServerInterceptor):
         """
         if details.method in self._known:
             return True
-        if not any(_serves(handler, details) for handler in self._generic):
+        # A handler that serves whatever it is asked for, as a proxy's does, must not make labels without end either.
+        if self._learnt >= _MAX_LEARNT or not any(_serves(handler, details) for handler in self._generic):
             return False
-        if len(self._known) < _MAX_KNOWN:
-            self._known.add(details.method)
+        self._learnt += 1
+        self._known.add(details.method)
         return True
 
 
@@ -226,224 +256,3 @@ def _facts(path: str) -> RpcCall:
 
 def _other(path: str) -> RpcCall:
     return RpcCall(method=semconv.OTHER, method_original=clean(path.removeprefix("/"), 256))
-
-
-class _ServerCall:
-    """One RPC: what is learnt of it on the way, and its end."""
-
-    def __init__(self, hook: _ServerHook, record: Call[RpcOutcome]) -> None:
-        self.context = record.context
-        self._hook = hook
-        self._record = record
-        self._found = True
-        self._behaviour: Any = None
-        self._servicer: Any = None
-        self._time_allowed: float | None = None
-        self._peer: Endpoint = (None, None)
-        self._error: BaseException | None = None
-
-    def failed(self, error: BaseException) -> None:
-        """Note the exception that ends the RPC; the first is the cause."""
-        if self._error is None:
-            self._error = error
-
-    def over(self, task: "asyncio.Task[Any]") -> None:
-        """End the record: the RPC's task has ended."""
-        outcome = self._outcome(interrupted=task.cancelling() > 0)
-        # An exception refers to its frames and these to us: what is kept here would live until the next collection.
-        self._error = self._servicer = None
-        self._record.end(outcome)
-
-    def watched(self, handler: Any) -> Any:
-        """Return a handler that does what *handler* does, and tells us; None where there is none."""
-        if handler is None:
-            self._found = False
-            return None
-        shape = _SHAPES[bool(handler.request_streaming), bool(handler.response_streaming)]
-        self._behaviour = getattr(handler, shape)
-        if self._behaviour is None:
-            return handler
-        wrapper = self._wrapper(streams=handler.response_streaming)
-        reads = handler.request_streaming
-        writes = handler.response_streaming and inspect.iscoroutinefunction(self._behaviour)
-        # Where the handler itself reads or writes, an exception in there is its own to handle.
-        return _MAKERS[shape](
-            wrapper,
-            handler.request_deserializer if reads else self._noting(handler.request_deserializer),
-            handler.response_serializer if writes else self._noting(handler.response_serializer),
-        )
-
-    def _wrapper(self, *, streams: bool) -> Callable[..., Any]:
-        """Return the wrapper of the behaviour's own kind, told apart as gRPC does it."""
-        if inspect.iscoroutinefunction(self._behaviour):
-            return self._coroutine
-        if inspect.isasyncgenfunction(self._behaviour):
-            return self._generator
-        return self._sync_stream if streams else self._sync
-
-    def _noting(self, transform: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
-        if transform is None:
-            return None
-
-        def noting(message: Any) -> Any:
-            try:
-                return transform(message)
-            except Exception as error:
-                self.failed(error)
-                raise
-
-        return noting
-
-    async def _coroutine(self, request: Any, context: Any) -> Any:
-        self._serving(context)
-        try:
-            return await self._behaviour(request, context)
-        except BaseException as error:
-            self.failed(error)
-            raise
-
-    async def _generator(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        self._serving(context)
-        responses = self._behaviour(request, context)
-        try:
-            async for response in responses:
-                yield response
-        except (Exception, asyncio.CancelledError) as error:
-            self.failed(error)
-            raise
-        finally:
-            # Where gRPC drops the generator half-way, the user's is closed with it and not some time later.
-            if (close := getattr(responses, "aclose", None)) is not None:
-                await close()
-
-    def _sync(self, request: Any, context: Any) -> Any:
-        """Run in a thread of the server's pool, which knows nothing of this RPC's context."""
-        servicer = _SyncServicerContext(context)
-        self._serving(servicer)
-        token = context_api.attach(self.context)
-        try:
-            return self._behaviour(request, servicer)
-        except BaseException as error:
-            self.failed(error)
-            raise
-        finally:
-            context_api.detach(token)
-
-    def _sync_stream(self, request: Any, context: Any) -> Iterator[Any]:
-        """Run in the loop's thread; gRPC iterates over the result in a thread of the server's pool."""
-        servicer = _SyncServicerContext(context)
-        self._serving(servicer)
-        try:
-            return self._stepped(self._behaviour(request, servicer))
-        except BaseException as error:
-            self.failed(error)
-            raise
-
-    def _stepped(self, responses: Iterable[Any]) -> Iterator[Any]:
-        iterator: Iterator[Any] | None = None
-        while True:
-            # By step: the thread goes on to other calls, and a generator that is dropped ends who knows where.
-            token = context_api.attach(self.context)
-            try:
-                iterator = iter(responses) if iterator is None else iterator
-                response = next(iterator)
-            except StopIteration:
-                return
-            except BaseException as error:
-                self.failed(error)
-                raise
-            finally:
-                context_api.detach(token)
-            yield response
-
-    def _serving(self, servicer: Any) -> None:
-        """Take what only the context of a handler tells, while there is one."""
-        try:
-            self._time_allowed = servicer.time_remaining()
-            self._peer = peer_endpoint(servicer.peer())
-        except Exception:  # noqa: BLE001 - a context of an unknown make must not fail the call
-            self._hook.watch.failed()
-        self._servicer = servicer
-
-    def _outcome(self, *, interrupted: bool) -> RpcOutcome:
-        """
-        Return what the caller got.
-
-        Args:
-            interrupted: Whether gRPC stopped the task: the caller had cancelled, its deadline passed, the server stops.
-        """
-        address, port = self._peer
-        status, error = self._status(interrupted=interrupted)
-        return RpcOutcome(status_code=status, exception=error, peer_address=address, peer_port=port)
-
-    def _status(self, *, interrupted: bool) -> tuple[str, BaseException | None]:
-        cut_off = interrupted and not (self._hook.aborts() and self._is_answered())
-        if cut_off or (self._servicer is not None and not self._servicer.done()):
-            return self._interruption(), None
-        if self._servicer is None:
-            return self._unserved()
-        status = _status_name(self._servicer.code())
-        if self._error is None or isinstance(self._error, grpc.aio.AbortError):
-            return status, None
-        return "UNKNOWN" if status == "OK" else status, self._error
-
-    def _is_answered(self) -> bool:
-        """Return whether the status is on its way: a server that stops then ends the task, but takes no answer back."""
-        return self._servicer is not None and bool(getattr(self._servicer, "inner", self._servicer).done())
-
-    def _unserved(self) -> tuple[str, BaseException | None]:
-        """Return what the caller got without the handler: it was not found, not allowed, or had nothing to answer."""
-        if self._error is not None:
-            return "UNKNOWN", self._error
-        if not self._found:
-            return "UNIMPLEMENTED", None
-        return "RESOURCE_EXHAUSTED" if self._hook.limited else "CANCELLED", None
-
-    def _interruption(self) -> str:
-        if self._hook.aborts():
-            return "UNAVAILABLE"
-        return "DEADLINE_EXCEEDED" if self._is_late() else "CANCELLED"
-
-    def _is_late(self) -> bool:
-        """
-        Return whether the deadline is what ended the RPC.
-
-        The caller's clock starts before ours and gRPC rounds the time it sends up, so its end comes before ours does.
-        """
-        if self._servicer is None or self._time_allowed is None:
-            return False
-        remaining = self._servicer.time_remaining()
-        return bool(remaining <= max(_DEADLINE_SLACK_SECONDS, self._time_allowed * _DEADLINE_SLACK_SHARE))
-
-
-class _SyncServicerContext:
-    """The context of a handler in a thread, which tells no one the status that the handler set."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self._code: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def set_code(self, code: Any) -> None:
-        self.inner.set_code(code)
-        self._code = code
-
-    def abort(self, code: Any, *args: Any, **kwargs: Any) -> Any:
-        self._code = code
-        return self.inner.abort(code, *args, **kwargs)
-
-    def code(self) -> Any:
-        return self._code
-
-    def done(self) -> bool:
-        """Return True: what is asked only once the RPC is over, and nothing but its task's end can stop a thread's."""
-        return True
-
-
-def _status_name(code: Any) -> str:
-    """Return the name of a status given as gRPC takes it: a member, its number, or None for OK."""
-    if code is None:
-        return "OK"
-    return _STATUS_NAMES.get(code if isinstance(code, int) else code.value[0], "UNKNOWN")

@@ -1,8 +1,11 @@
 """
-Instrumentors of the grpc.aio server and client. The synchronous grpc stack is not touched.
+Instrumentors of the grpc.aio server and client.
+
+The synchronous grpc stack is left to opentelemetry-instrumentation-grpc; one line says so where it is used without.
 
 Both work on grpc.aio's classes, so `from grpc.aio import server` or `insecure_channel` may come before or after
-`instrument()`. Servers must be made after it; of channels made before it, calls are recorded without `server.address`.
+`instrument()`. Servers must be made after it; one that was not says so when it starts. Of channels made before it,
+calls are recorded too, with releases of grpcio that hide a channel's target without `server.address`.
 """
 
 import logging
@@ -57,13 +60,14 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
             stood_down()
             return
         quiet_propagators()
+        settings = kwargs.get("settings") or InstrumentorSettings.from_env(environment.process_environ())
         recorder = SdkRecorder(
             _SCOPE,
             tracer_provider=kwargs.get("tracer_provider"),
             meter_provider=kwargs.get("meter_provider"),
             logger_provider=kwargs.get("logger_provider"),
+            settings=settings,
         )
-        settings = kwargs.get("settings") or InstrumentorSettings.from_env(environment.process_environ())
         watch, patches = Watch(guarded(recorder), settings), Patches()
         self._patch(watch, patches, stood_down)
         self._active = watch, patches

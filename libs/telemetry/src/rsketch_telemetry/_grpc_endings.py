@@ -1,0 +1,186 @@
+"""
+How grpc core saw the end of each RPC that a grpc.aio server serves.
+
+A handler is not told: what reads a stream sees the same end of it whether the caller had said all, left, was late or
+sent a message beyond the limit, and then answers into the void. Core knows whether the status went out. It says so in
+an operation that grpc.aio waits for beside the task of each RPC, which is where this listens; checked with grpcio
+1.66.2 and 1.85.1:
+
+- `_handle_cancellation_from_core(task, state, loop)` waits for that operation, `execute_batch(state, operations, loop)`
+  starts it, and `_ServicerContext(state, …)` is the view of an RPC's state that handlers get.
+- A message that core refused, for its size as a rule, fails the operation that reads it; that the caller left or is
+  late does not. All that is heard of the failure is a line for debugging.
+- `_send_initial_metadata(state, metadata, …)` sends what a handler gives before its first message.
+"""
+
+import asyncio
+import functools
+import importlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from rsketch_telemetry._grpc_internals import Patches
+from rsketch_telemetry._grpc_propagation import Metadata
+from rsketch_telemetry._once import Once
+
+__all__ = ["Ending", "Endings"]
+
+_CORE: Any = importlib.import_module("grpc._cython.cygrpc")
+_NEEDED = (
+    "ReceiveCloseOnServerOperation",
+    "_ServicerContext",
+    "_handle_cancellation_from_core",
+    "_send_initial_metadata",
+    "execute_batch",
+)
+_REFUSED = "Failed to receive any message from Core"
+
+Task = asyncio.Task[Any]
+
+
+class Ending:
+    """
+    What is known of the end of one RPC.
+
+    Attributes:
+        context: A view of the RPC's state, as handlers get it; None until there is one.
+        cancelled: Whether the RPC ended without the status of the server; None where core cannot be heard.
+        refused: Whether core refused a message of the caller's.
+        initial_metadata: What the handler sent before its first message, where that is listened to.
+    """
+
+    __slots__ = ("cancelled", "context", "initial_metadata", "operation", "over", "refused")
+
+    def __init__(self, context: Any = None) -> None:
+        self.context = context
+        self.cancelled: bool | None = None
+        self.refused = False
+        self.initial_metadata: Metadata = ()
+        self.operation: Any = None
+        self.over: Callable[[Task], None] | None = None
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen also in the thread of a handler."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+_current: ContextVar[Ending | None] = ContextVar("rsketch-rpc-ending", default=None)
+
+
+class Endings:
+    """
+    The RPCs under way, of all servers.
+
+    Args:
+        failed: Called where listening fails; the RPC goes on.
+    """
+
+    def __init__(self, failed: Callable[[], None]) -> None:
+        self._failed = failed
+        self._by_task: dict[Task, Ending] = {}
+        self._by_state: dict[Any, Ending] = {}
+
+    def patch(self, patches: Patches, *, initial_metadata: bool) -> None:
+        """
+        Listen from now on.
+
+        Args:
+            initial_metadata: Whether to listen to that, too.
+        """
+        if not all(hasattr(_CORE, name) for name in _NEEDED):
+            _unknown()
+            return
+        patches.replace(_CORE, "_handle_cancellation_from_core", self._closing)
+        patches.replace(_CORE, "execute_batch", self._batch)
+        patches.replace(logging.getLogger(_CORE.__name__), "debug", self._debug)
+        if initial_metadata:
+            patches.replace(_CORE, "_send_initial_metadata", self._sending)
+
+    def claim(self, task: Task, over: Callable[[Task], None]) -> Ending:
+        """Return the ending of the RPC that the current task *task* serves; *over* is called once it has ended."""
+        ending = self._by_task.get(task)
+        if ending is None:
+            # Core is not heard, so the end of the task has to do.
+            ending = Ending()
+            task.add_done_callback(over)
+        else:
+            ending.over = over
+        _current.set(ending)
+        return ending
+
+    def _closing(self, original: Any) -> Any:
+        @functools.wraps(original)
+        async def handle_cancellation_from_core(task: Task, state: Any, loop: Any) -> None:
+            ending = self._begin(task, state, loop)
+            try:
+                await original(task, state, loop)
+            finally:
+                self._end(task, state, ending)
+
+        return handle_cancellation_from_core
+
+    def _begin(self, task: Task, state: Any, loop: Any) -> Ending | None:
+        try:
+            ending = Ending(_CORE._ServicerContext(state, None, None, loop))
+        except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
+            self._failed()
+            return None
+        self._by_task[task] = self._by_state[state] = ending
+        return ending
+
+    def _end(self, task: Task, state: Any, ending: Ending | None) -> None:
+        self._by_task.pop(task, None)
+        self._by_state.pop(state, None)
+        if ending is None or ending.over is None:
+            return
+        if ending.operation is not None:
+            ending.cancelled = bool(ending.operation.cancelled())
+            ending.operation = None
+        if task.done():
+            ending.over(task)
+        else:
+            task.add_done_callback(ending.over)
+
+    def _batch(self, original: Any) -> Any:
+        kind = _CORE.ReceiveCloseOnServerOperation
+
+        # On every operation's way, so it looks at as little as it can, and leaves the waiting to the original.
+        def execute_batch(call: Any, operations: Sequence[Any], loop: Any) -> Any:
+            if type(operations[0]) is kind and (ending := self._by_state.get(call)) is not None:
+                ending.operation = operations[0]
+            return original(call, operations, loop)
+
+        return execute_batch
+
+    def _debug(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def debug(message: object, *args: Any, **kwargs: Any) -> None:
+            if isinstance(message, str) and message.startswith(_REFUSED) and (ending := _current.get()) is not None:
+                ending.refused = True
+            original(message, *args, **kwargs)
+
+        return debug
+
+    def _sending(self, original: Any) -> Any:
+        def send_initial_metadata(state: Any, metadata: Metadata, *args: Any) -> Any:
+            if (ending := self._by_state.get(state)) is not None:
+                ending.initial_metadata = metadata
+            return original(state, metadata, *args)
+
+        return send_initial_metadata
+
+
+_unknown = Once(
+    "telemetry: this release of grpcio does not tell how an RPC ended: the status of one that did not reach its caller "
+    "may be recorded as if it had",
+    level=logging.WARNING,
+    traceback=False,
+)

@@ -369,6 +369,34 @@ async def test_response_too_long_is_the_caller_s_own(telemetry: Telemetry) -> No
     assert attributes(served)["rpc.status_code"] in {"OK", "CANCELLED"}
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_response_that_the_server_may_not_send(telemetry: Telemetry, streams: bool) -> None:
+    """A response beyond the server's own limit is RESOURCE_EXHAUSTED for both, no cancel."""
+
+    async def long(_request: bytes, _context: Any) -> bytes:
+        return b"x" * (_LIMIT + 1)
+
+    async def long_stream(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        yield b"x"
+        yield b"x" * (_LIMIT + 1)
+
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", _LIMIT)])
+    handlers: dict[str, Handler] = {
+        "Pay": grpc.unary_unary_rpc_method_handler(long),
+        "Watch": grpc.unary_stream_rpc_method_handler(long_stream),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    channel: Channel
+    async with listening(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        made = channel.unary_stream(path("Watch"))(b"") if streams else channel.unary_unary(path("Pay"))(b"")
+        seen = await outcome(made)
+        client, served = await telemetry.both()
+
+    assert seen == attributes(client)["rpc.status_code"] == attributes(served)["rpc.status_code"]
+    assert seen == "RESOURCE_EXHAUSTED"
+    assert served.status.status_code is StatusCode.UNSET
+
+
 async def test_caller_that_leaves_before_its_request_is_a_cancel(telemetry: Telemetry) -> None:
     """A caller that announces a request and leaves is CANCELLED, and not taken for one that sent too much."""
     async with serving() as (till, _, channel):

@@ -10,6 +10,7 @@ an operation that grpc.aio waits for beside the task of each RPC, which is where
   starts it, and `_ServicerContext(state, …)` is the view of an RPC's state that handlers get.
 - A message that core refused, for its size as a rule, fails the operation that reads it; that the caller left or is
   late does not. All that is heard of the failure is a line for debugging.
+- Nor can a response leave that is beyond the server's own limit: the operation that sends it fails, and is logged.
 - `_send_initial_metadata(state, metadata, …)` sends what a handler gives before its first message.
 """
 
@@ -37,6 +38,7 @@ _NEEDED = (
     "execute_batch",
 )
 _REFUSED = "Failed to receive any message from Core"
+_UNSENT = "ExecuteBatchError raised in core"
 
 Task = asyncio.Task[Any]
 
@@ -49,15 +51,17 @@ class Ending:
         context: A view of the RPC's state, as handlers get it; None until there is one.
         cancelled: Whether the RPC ended without the status of the server; None where core cannot be heard.
         refused: Whether core refused a message of the caller's.
+        unsent: Whether core did not send something, because it is too large or the caller left at that moment.
         initial_metadata: What the handler sent before its first message, where that is listened to.
     """
 
-    __slots__ = ("cancelled", "context", "initial_metadata", "operation", "over", "refused")
+    __slots__ = ("cancelled", "context", "initial_metadata", "operation", "over", "refused", "unsent")
 
     def __init__(self, context: Any = None) -> None:
         self.context = context
         self.cancelled: bool | None = None
         self.refused = False
+        self.unsent = False
         self.initial_metadata: Metadata = ()
         self.operation: Any = None
         self.over: Callable[[Task], None] | None = None
@@ -100,7 +104,9 @@ class Endings:
             return
         patches.replace(_CORE, "_handle_cancellation_from_core", self._closing)
         patches.replace(_CORE, "execute_batch", self._batch)
-        patches.replace(logging.getLogger(_CORE.__name__), "debug", self._debug)
+        logger = logging.getLogger(_CORE.__name__)
+        patches.replace(logger, "debug", _noting(_REFUSED, lambda ending: setattr(ending, "refused", True)))
+        patches.replace(logger, "exception", _noting(_UNSENT, lambda ending: setattr(ending, "unsent", True)))
         if initial_metadata:
             patches.replace(_CORE, "_send_initial_metadata", self._sending)
 
@@ -160,15 +166,6 @@ class Endings:
 
         return execute_batch
 
-    def _debug(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def debug(message: object, *args: Any, **kwargs: Any) -> None:
-            if isinstance(message, str) and message.startswith(_REFUSED) and (ending := _current.get()) is not None:
-                ending.refused = True
-            original(message, *args, **kwargs)
-
-        return debug
-
     def _sending(self, original: Any) -> Any:
         def send_initial_metadata(state: Any, metadata: Metadata, *args: Any) -> Any:
             if (ending := self._by_state.get(state)) is not None:
@@ -176,6 +173,22 @@ class Endings:
             return original(state, metadata, *args)
 
         return send_initial_metadata
+
+
+def _noting(beginning: str, note: Callable[[Ending], None]) -> Callable[[Any], Any]:
+    """Return what makes a logger's method note, of the RPC at hand, that it is given a line with that *beginning*."""
+
+    def replacement(original: Any) -> Any:
+        @functools.wraps(original)
+        def log(message: object, *args: Any, **kwargs: Any) -> None:
+            if isinstance(message, str) and message.startswith(beginning) and (ending := _current.get()) is not None:
+                note(ending)
+            # So that the line is still said to come from where it came from.
+            original(message, *args, **{**kwargs, "stacklevel": kwargs.get("stacklevel", 1) + 1})
+
+        return log
+
+    return replacement
 
 
 _unknown = Once(

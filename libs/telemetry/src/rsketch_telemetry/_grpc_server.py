@@ -89,7 +89,7 @@ class _Replacements:
             self._hooks[server] = None
             self._stood_down()
             return
-        hook = _ServerHook(self._watch, self._endings)
+        hook = _ServerHook(self._watch, self._endings, limits_responses=_limits_responses(arguments.get("options")))
         hook.learn_generic(handlers)
         arguments["interceptors"] = (hook, *interceptors)
         self._hooks[server] = hook
@@ -158,10 +158,21 @@ def _line(text: str) -> Once:
     return Once(f"telemetry: {text}", level=logging.WARNING, traceback=False)
 
 
-class _ServerHook(grpc.aio.ServerInterceptor):
-    """The first interceptor of one server."""
+def _limits_responses(options: Any) -> bool:
+    """Return whether *options*, as a server is given them, say more than that a response may have any size."""
+    return any(name == "grpc.max_send_message_length" and value != -1 for name, value, *_ in options or ())
 
-    def __init__(self, watch: Watch, endings: Endings) -> None:
+
+class _ServerHook(grpc.aio.ServerInterceptor):
+    """
+    The first interceptor of one server.
+
+    Args:
+        limits_responses: Whether a response may be too large to be sent.
+    """
+
+    def __init__(self, watch: Watch, endings: Endings, *, limits_responses: bool) -> None:
+        self.limits_responses = limits_responses
         self._watch = watch
         self._endings = endings
         self._aborts_at = math.inf

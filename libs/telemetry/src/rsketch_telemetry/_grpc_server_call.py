@@ -19,7 +19,7 @@ from rsketch_telemetry._grpc_watch import Watch
 from rsketch_telemetry.facts import RpcOutcome
 from rsketch_telemetry.recorder import Call
 
-__all__ = ["ServerCall", "Stopping"]
+__all__ = ["Server", "ServerCall"]
 
 _DEADLINE_SLACK_SECONDS = 0.02
 _DEADLINE_SLACK_SHARE = 0.02
@@ -32,8 +32,15 @@ _SHAPES = {
 }
 
 
-class Stopping(Protocol):
-    """What a call has to know of its server."""
+class Server(Protocol):
+    """
+    What a call has to know of its server.
+
+    Attributes:
+        limits_responses: Whether a response may be too large to be sent.
+    """
+
+    limits_responses: bool
 
     def aborts(self) -> bool:
         """Return whether the server aborts what is still running."""
@@ -48,7 +55,7 @@ class ServerCall:
         server: Of the RPC.
     """
 
-    def __init__(self, watch: Watch, record: Call[RpcOutcome], server: Stopping, endings: Endings, task: Any) -> None:
+    def __init__(self, watch: Watch, record: Call[RpcOutcome], server: Server, endings: Endings, task: Any) -> None:
         self.context = record.context
         self._watch = watch
         self._record = record
@@ -236,7 +243,7 @@ class ServerCall:
 
     def _interruption(self) -> str:
         """Return what the caller got instead of a status of the server's."""
-        if self._ending.refused:
+        if self._ending.refused or (self._ending.unsent and self._server.limits_responses):
             return grpc.StatusCode.RESOURCE_EXHAUSTED.name
         if self._server.aborts():
             return grpc.StatusCode.UNAVAILABLE.name

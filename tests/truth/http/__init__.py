@@ -1,0 +1,1 @@
+"""The HTTP half of the truth suite: its program, its cases and its process models."""

@@ -1,0 +1,133 @@
+"""Every HTTP case in every process model, ours against bare: a test for each row of a column, and one for the table."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import pytest
+
+from truth.frame import Judgement
+from truth.http.suite import HTTP
+from truth.report import committed, row_of
+
+Chosen = dict[tuple[str, str], set[str]]
+
+_ROWS = [(column.name, case.name) for column, case in HTTP.rows("ours")]
+_COLUMNS = {column.name: column for column in HTTP.columns}
+_SINGLE = "single process"
+
+# What instrumentors of Sanic have been seen to do, and the cases that look at it.
+DEFECTS = {
+    "a stream of half a second is recorded as a fraction of a millisecond": ("stream", "server-sent events"),
+    "an exception after the first chunk is a success": ("exception after the first chunk",),
+    "an unhandled exception has neither record nor error.type": ("defect",),
+    "a websocket has no span": ("websocket", "websocket whose handler fails"),
+    "a websocket stays in flight for ever": ("websocket whose client vanishes", "several websockets"),
+    "a 404 is called after its path": ("not found", "many paths"),
+    "a 405 has no route": ("method not allowed",),
+    "an early answer of a middleware has no route": ("early answer of a middleware",),
+    "a client that leaves is a 500": ("client leaves while it waits",),
+    "made-up methods are labels of the metric": ("unknown method", "many methods"),
+    "a request that was never parsed has a made-up method": ("malformed head",),
+    "an IPv6 host is cut at its first colon": ("IPv6 host",),
+    "signatures and tokens of the query are exported": ("secrets in the query",),
+    "the caller's baggage is lost": ("baggage",),
+    "the metric has no exemplars": ("exemplar",),
+    "responses get trace headers that nobody asked for": ("plain",),
+    "a path cannot be excluded by the environment": ("excluded path",),
+}
+
+
+class Judged(Protocol):
+    """What `judged` gives a test."""
+
+    def __call__(self, column: str, subject: str = "ours") -> dict[str, Judgement]:
+        """Return the judgements of a column, by case."""
+
+
+@pytest.fixture(scope="session")
+def judged(request: pytest.FixtureRequest) -> Judged:
+    """
+    Return the judgements of a column by case, ours unless another subject is named.
+
+    All that the chosen tests need is run at the first call: a program once for each column, two columns at a time.
+    """
+    found: dict[tuple[str, str], dict[str, Judgement] | BaseException] = {}
+
+    def judge(column: str, subject: str = "ours") -> dict[str, Judgement]:
+        if not found:
+            found.update(asyncio.run(_judge_all(_chosen(request.session.items))))
+        judgements = found[column, subject]
+        if isinstance(judgements, BaseException):
+            raise judgements
+        return judgements
+
+    return judge
+
+
+async def _judge_all(chosen: Chosen) -> dict[tuple[str, str], dict[str, Judgement] | BaseException]:
+    at_once = asyncio.Semaphore(2)
+
+    async def judge(column: str, subject: str, cases: set[str]) -> dict[str, Judgement]:
+        async with at_once:
+            judgements = await HTTP.judge(_COLUMNS[column], (subject,), cases)
+        return {judgement.case: judgement for judgement in judgements}
+
+    judging = [judge(*which, cases) for which, cases in chosen.items()]
+    return dict(zip(chosen, await asyncio.gather(*judging, return_exceptions=True), strict=True))
+
+
+def _chosen(items: Iterable[pytest.Item]) -> Chosen:
+    """Return the cases that the chosen tests look at, by column and subject."""
+    chosen: Chosen = defaultdict(set)
+    for item in items:
+        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        if "case" in parameters:
+            chosen[parameters["column"], "ours"].add(parameters["case"])
+        elif "defect" in parameters:
+            chosen[_SINGLE, "ours"].update(DEFECTS[parameters["defect"]])
+        elif item.name == test_the_suite_sees_the_defects_of_others.__name__:
+            chosen[_SINGLE, "plugin"].update(*DEFECTS.values())
+        elif item.name == test_the_committed_table_is_of_these_cases_and_this_result.__name__:
+            for column, case in _ROWS:
+                chosen[column, "ours"].add(case)
+    return chosen
+
+
+@pytest.mark.parametrize(("column", "case"), _ROWS, ids=["-".join(row) for row in _ROWS])
+def test_ours_tells_the_truth(judged: Judged, column: str, case: str) -> None:
+    """Nothing changes for caller and handler, and what is recorded is what happened."""
+    assert judged(column)[case].wrong == []
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_ours_has_no_known_defect_of_others(judged: Judged, defect: str) -> None:
+    """What others get wrong ours gets right."""
+    assert [judged(_SINGLE)[case].wrong for case in DEFECTS[defect]] == [[]] * len(DEFECTS[defect])
+
+
+def test_the_suite_sees_the_defects_of_others(judged: Judged) -> None:
+    """A case that could not fail would prove nothing: under the third party's instrumentor each of these does."""
+    right = {name for name, judgement in judged(_SINGLE, "plugin").items() if not judgement.wrong}
+
+    assert right == set()
+
+
+def test_each_case_is_run_somewhere() -> None:
+    """No case is left out of all columns by its own conditions, and no two have one name."""
+    names = [case.name for case in HTTP.cases]
+
+    assert len(names) == len(set(names))
+    assert {case for _, case in _ROWS} == set(names)
+
+
+def test_the_committed_table_is_of_these_cases_and_this_result(judged: Judged) -> None:
+    """The rows of the docs are the cases of the code, and what they say of ours is what was found just now."""
+    fresh = {
+        case.name: row_of([judged(column.name)[case.name] for column, each in HTTP.rows("ours") if each is case])
+        for case in HTTP.cases
+    }
+
+    assert committed("http", "ours") == fresh
+    assert list(committed("http", "contrib")) == list(fresh)

@@ -1,0 +1,146 @@
+"""Every gRPC case in every process model, ours against bare: a test for each row of a column, and one for the table."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import pytest
+
+from truth.frame import Judgement
+from truth.report import committed, row_of
+from truth.rpc.columns import SUITE
+from truth.rpc.drive import CLIENT, SERVER
+
+Chosen = dict[tuple[str, str], set[str]]
+
+_ROWS = [(column.name, case.name) for column, case in SUITE.rows("ours")]
+_COLUMNS = {column.name: column for column in SUITE.columns}
+
+# What instrumentors of gRPC have been seen to do, and the column and cases that look at it.
+DEFECTS = {
+    "there are no metrics": (SERVER, ("unary", "server stream by yield")),
+    "an uncaught exception is a success": (SERVER, ("uncaught exception", "exception with code")),
+    "a call whose time is over is a success": (SERVER, ("deadline", "deadline in mid stream")),
+    "a call that was cancelled is a success": (SERVER, ("cancel", "cancel in mid stream", "channel closed")),
+    "a stream that fails half-way is a success": (SERVER, ("exception in mid stream",)),
+    "a coroutine that writes its answers fails": (SERVER, ("server stream by write", "two streams by write")),
+    "an unknown method has no span": (SERVER, ("unknown method", "unknown service")),
+    "`call.cancel()` does not reach the handler": (CLIENT, ("cancel", "cancel long before the deadline")),
+    "the span of a cancelled call never ends": (CLIENT, ("cancel", "cancel at once")),
+    "a method without a second slash raises into the application": (CLIENT, ("method without service",)),
+    "it stalls under four times eight streams": (SERVER, ("four times eight streams",)),
+    "a retried call is several, or its attempts are none": (SERVER, ("retries", "retries in vain")),
+}
+
+
+class Judged(Protocol):
+    """What `judged` gives a test."""
+
+    def __call__(self, column: str, subject: str = "ours") -> dict[str, Judgement]:
+        """Return the judgements of a column by case."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def judged(request: pytest.FixtureRequest) -> Judged:
+    """
+    Return the judgements of a column by case, ours unless another subject is named.
+
+    All that the chosen tests need is run at the first call: a program once for each column, a few columns at a time.
+    """
+    found: dict[tuple[str, str], dict[str, Judgement] | BaseException] = {}
+
+    def judge(column: str, subject: str = "ours") -> dict[str, Judgement]:
+        if not found:
+            found.update(asyncio.run(_judge_all(_chosen(request.session.items))))
+        judgements = found[column, subject]
+        if isinstance(judgements, BaseException):
+            raise judgements
+        return judgements
+
+    return judge
+
+
+async def _judge_all(chosen: Chosen) -> dict[tuple[str, str], dict[str, Judgement] | BaseException]:
+    at_once = asyncio.Semaphore(2)
+
+    async def judge(column: str, subject: str, cases: set[str]) -> dict[str, Judgement]:
+        async with at_once:
+            judgements = await SUITE.judge(_COLUMNS[column], (subject,), cases)
+        return {judgement.case: judgement for judgement in judgements}
+
+    judging = [judge(*which, cases) for which, cases in chosen.items()]
+    return dict(zip(chosen, await asyncio.gather(*judging, return_exceptions=True), strict=True))
+
+
+def _chosen(items: Iterable[pytest.Item]) -> Chosen:
+    """Return the cases that the chosen tests look at, by column and subject."""
+    chosen: Chosen = defaultdict(set)
+    for item in items:
+        if item.path.name == "test_truth_rpc.py":
+            for column, subject, case in _looked_at(item):
+                chosen[column, subject].add(case)
+    return chosen
+
+
+def _looked_at(item: pytest.Item) -> Iterable[tuple[str, str, str]]:
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if "case" in parameters:
+        return [(parameters["column"], "ours", parameters["case"])]
+    if "flaw" in parameters:
+        column, cases = DEFECTS[parameters["flaw"]]
+        return [(column, "ours", case) for case in cases]
+    if item.name == test_the_suite_sees_the_defects_of_others.__name__:
+        return [(column, "contrib", case) for column, case in _SEEN]
+    if item.name == test_the_committed_table_is_of_these_cases_and_this_result.__name__:
+        return [(column, "ours", case) for column, case in _ROWS]
+    return []
+
+
+@pytest.mark.parametrize(("column", "case"), _ROWS, ids=["-".join(row) for row in _ROWS])
+def test_ours_tells_the_truth(judged: Judged, column: str, case: str) -> None:
+    """Nothing changes for caller and handler, and what is recorded is what happened."""
+    wrong = judged(column)[case].wrong
+
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("flaw", DEFECTS)
+def test_ours_has_no_known_defect_of_others(judged: Judged, flaw: str) -> None:
+    """What others get wrong ours gets right."""
+    column, cases = DEFECTS[flaw]
+
+    assert [judged(column)[case].wrong for case in cases] == [[]] * len(cases)
+
+
+# The first case of each defect, without those that only somebody else's instrumentor has.
+_SEEN = [
+    (column, cases[0]) for defect, (column, cases) in DEFECTS.items() if not defect.startswith(("it stalls", "a retr"))
+]
+
+
+def test_the_suite_sees_the_defects_of_others(judged: Judged) -> None:
+    """A case that could not fail would prove nothing: under contrib's instrumentors each of these does."""
+    right = [row for row in _SEEN if not judged(row[0], "contrib")[row[1]].wrong]
+
+    assert right == []
+
+
+def test_each_case_is_run_somewhere() -> None:
+    """No case is left out of all columns by its own conditions, no two have one name, and there are enough."""
+    names = [case.name for case in SUITE.cases]
+
+    assert len(names) == len(set(names)) >= 35
+    assert {case for _, case in _ROWS} == set(names)
+
+
+def test_the_committed_table_is_of_these_cases_and_this_result(judged: Judged) -> None:
+    """The rows of the docs are the cases of the code, and what they say of ours is what was found just now."""
+    fresh = {
+        case.name: row_of([judged(column.name)[case.name] for column, each in SUITE.rows("ours") if each is case])
+        for case in SUITE.cases
+    }
+
+    assert committed("rpc", "ours") == fresh
+    assert list(committed("rpc", "contrib")) == list(fresh)

@@ -2,6 +2,7 @@
 The report: every case under every subject, as tables in the docs.
 
     python -m truth.report                                    runs all of it and writes docs/truth.md
+    python -m truth.report --check                            compares with docs/truth.md, and writes nothing
     python -m truth.report --protocol http                    the same for one protocol
     python -m truth.report --subject plugin --case stream     runs a part and prints what was found
 
@@ -74,12 +75,17 @@ def committed(protocol: str, subject: str) -> dict[str, str]:
 def main(argv: Sequence[str]) -> int:
     """Run what *argv* asks for; the status says whether ours was right."""
     parser = argparse.ArgumentParser(prog="truth", description="Does telemetry tell the truth, and change nothing?")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where docs/truth.md differs")
     parser.add_argument("--protocol", choices=sorted(SUITES), action="append")
     parser.add_argument("--subject", choices=sorted(_SUBJECTS), action="append")
     parser.add_argument("--column", action="append")
     parser.add_argument("--case", action="append")
     chosen = parser.parse_args(argv)
     found = asyncio.run(_run(chosen))
+    if chosen.check:
+        differences = list(_differences(found))
+        print("\n".join(differences or ["docs/truth.md says what was found"]))
+        return 1 if differences else 0
     if chosen.subject or chosen.column or chosen.case:
         print("\n".join(_told(found)))
     else:
@@ -109,6 +115,16 @@ async def _column(suite: Suite, column: Column, chosen: argparse.Namespace) -> l
             print(f"{suite.protocol} {column.name}: {subject} {right}/{len(rows)}", file=sys.stderr)
         judged += rows
     return judged
+
+
+def _differences(found: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:
+    for protocol, rows in found.items():
+        for subject in _SUBJECTS:
+            shown = committed(protocol, subject)
+            for case in dict.fromkeys(row.case for row in rows if row.subject == subject):
+                fresh = row_of(row for row in rows if (row.subject, row.case) == (subject, case))
+                if shown.get(case) != fresh:
+                    yield f"{_SUBJECTS[subject]}: {case}: docs/truth.md says {shown.get(case)}, found {fresh}"
 
 
 def _told(found: Mapping[str, Sequence[Judgement]]) -> Iterator[str]:

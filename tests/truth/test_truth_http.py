@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -82,6 +83,8 @@ def _chosen(items: Iterable[pytest.Item]) -> Chosen:
     """Return the cases that the chosen tests look at, by column and subject."""
     chosen: Chosen = defaultdict(set)
     for item in items:
+        if item.path != Path(__file__):
+            continue
         parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         if "case" in parameters:
             chosen[parameters["column"], "ours"].add(parameters["case"])

@@ -109,3 +109,19 @@ def test_at_most_64_attributes_are_kept() -> None:
 
     assert len(mine) == 64
     assert mine["mine.0"] == "new"
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ['{"password": "%s"}', "postgres://till:%s@db", f"eyJ{'a' * 30}.%s.signature"],
+    ids=["field", "url", "token"],
+)
+def test_a_credential_across_the_limit_is_replaced(credential: str) -> None:
+    """What is cut off does not hide from us that the rest is half of a secret."""
+    with _Serving() as serving:
+        annotate(note="-" * 900 + " " + credential % ("hush" * 200))
+
+    note = serving.said()["note"]
+    assert isinstance(note, str)
+    assert "REDACTED" in note
+    assert "hush" not in note

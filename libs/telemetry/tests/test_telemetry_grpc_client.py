@@ -682,3 +682,16 @@ def test_active_contrib_instrumentor_makes_us_stand_down(caplog: pytest.LogCaptu
     assert [record.message for record in caplog.records if record.name == "rsketch_telemetry"] == [
         "telemetry: GrpcAioClientInstrumentor stands down: opentelemetry-instrumentation-grpc is active"
     ]
+
+
+async def test_metadata_that_can_be_read_once() -> None:
+    """What comes as an iterator arrives, and is therefore not read for the span."""
+    telemetry = Telemetry()
+    telemetry.instrument(InstrumentorSettings(rpc_request_metadata=frozenset({"till"})))
+    async with connected() as (till, channel):
+        await channel.unary_unary(path("Pay"))(b"a", metadata=(pair for pair in (("till", "3"),)))
+        span = await telemetry.client()
+    telemetry.close()
+
+    assert dict(till.metadata)["till"] == "3"
+    assert "rpc.request.header.till" not in attributes(span)

@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 from recording import Instrumented, attributes, seconds_of, until
+from rsketch_telemetry import _grpc_internals as internals
 from rsketch_telemetry import semconv
 from rsketch_telemetry.grpc import GrpcAioServerInstrumentor
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
@@ -846,3 +847,42 @@ async def test_a_stop_right_after_the_answer_takes_nothing_back(telemetry: Telem
 async def _read_all(call: Any) -> None:
     async for _ in call:
         pass
+
+
+@pytest.mark.parametrize("shape", ["unary_unary", "unary_stream"])
+async def test_a_response_that_is_no_bytes(telemetry: Telemetry, shape: str) -> None:
+    """A serializer's mistake, which gRPC finds when it sends, is the error that the caller gets."""
+
+    async def stream(request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        yield request
+
+    make = getattr(grpc, f"{shape}_rpc_method_handler")
+    behaviour = echo if shape == "unary_unary" else stream
+    async with serving({"Pay": make(behaviour, response_serializer=lambda _: 5)}) as channel:
+        call = getattr(channel, shape)(path("Pay"))(b"5")
+        code = await call.code()
+        span = await telemetry.server()
+
+    assert code is grpc.StatusCode.UNKNOWN
+    assert attributes(span)["rpc.status_code"] == "UNKNOWN"
+    assert telemetry.exceptions() == [("rpc.server.call.exception", "TypeError")]
+
+
+async def test_a_grpcio_that_has_changed_inside(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a class to hook is missing there is one line, no hook at all, and a server that works."""
+    telemetry = Telemetry()
+    before = vars(internals.SERVER)["__init__"]
+    monkeypatch.delattr(internals, "SYNC_SERVER")
+    with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
+        telemetry.instrument()
+    async with serving({"Pay": grpc.unary_unary_rpc_method_handler(echo)}) as channel:
+        answer = await channel.unary_unary(path("Pay"))(b"5")
+    telemetry.close()
+
+    (record,) = (record for record in caplog.records if record.name == "rsketch_telemetry")
+    assert "GrpcAioServerInstrumentor stands down" in record.getMessage()
+    assert vars(internals.SERVER)["__init__"] is before
+    assert answer == b"5"
+    assert not telemetry.servers()

@@ -41,6 +41,8 @@ def test_a_long_query_is_bounded() -> None:
         "X-Amz-Signature=hunter22&x=1",
         "DB_PASSWORD: hunter22",
         "token=Bearer hunter22hunter22",
+        "pwd=hunter22",
+        "secretKey: hunter22",
     ],
 )
 def test_free_text_loses_credentials(text: str) -> None:

@@ -28,6 +28,7 @@ from sanic.config import Config
 from sanic.handlers import ErrorHandler
 from sanic.http import Http
 from sanic.response import HTTPResponse, ResponseStream, empty, file_stream, text
+from sanic.server.websockets.connection import WebSocketConnection
 from sanic.touchup import TouchUp
 from sanic_server import Telemetry, create_app, fetch, ok, send, serving, span_id
 
@@ -625,9 +626,9 @@ async def test_hostile_requests_are_recorded_within_bounds(instrumented: Telemet
     assert raw.startswith(b"HTTP/1.1 404")
     assert span.name == "HTTP"
     assert attributes(span)["http.request.method"] == "_OTHER"
-    assert attributes(span)["http.request.method_original"] == "F?OO"
+    assert attributes(span)["http.request.method_original"] == "F\ufffdOO"
     assert attributes(span)["url.query"] == "key=REDACTED"
-    assert attributes(span)["user_agent.original"] == "??"
+    assert attributes(span)["user_agent.original"] == "\ufffd\ufffd"
     assert attributes(span)["client.address"] == "127.0.0.1"
     assert attributes(span)["url.scheme"] == "http"
     assert len(attributes(span)["url.path"]) == 1024
@@ -834,3 +835,21 @@ def test_the_entry_point_loads() -> None:
     (found,) = entry_points(group="opentelemetry_instrumentor", name="rsketch_sanic")
 
     assert found.load() is SanicInstrumentor
+
+
+async def test_a_sanic_that_has_changed_inside(
+    telemetry: Telemetry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a method to hook is missing there is one line, no hook at all, and an application that works."""
+    before = Sanic.handle_request
+    monkeypatch.delattr(WebSocketConnection, "accept")
+    with caplog.at_level(logging.WARNING, "rsketch_telemetry"):
+        telemetry.instrument()
+    response = await fetch(create_app(), "/other")
+
+    (record,) = (record for record in caplog.records if record.name == "rsketch_telemetry")
+    assert "SanicInstrumentor stands down" in record.getMessage()
+    assert "accept" in record.getMessage()
+    assert Sanic.handle_request is before
+    assert response.status_code == 200
+    assert telemetry.silent

@@ -256,3 +256,49 @@ async def test_a_response_that_the_server_cannot_send(instrumented: Telemetry) -
     assert raw == b""
     assert semconv.HTTP_RESPONSE_STATUS_CODE not in attributes(span)
     assert attributes(span)["error.type"] == "RuntimeError"
+
+
+async def test_a_server_that_never_runs_out_of_messages(instrumented: Telemetry) -> None:
+    """Whoever answers each question with an empty body, at once and for ever, is not asked for ever."""
+    app = create_app()
+    asked = 0
+    sent: list[Any] = []
+
+    @app.get("/slow")
+    async def slow(request: Request) -> HTTPResponse:
+        await asyncio.sleep(0.2)
+        return text("ok")
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        assert asked < 100, "the server is asked without end"
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with asgi(app):
+        await app(_scope("/slow"), receive, send)
+    span = await instrumented.server()
+
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert attributes(span)["http.response.status_code"] == 200
+    assert "error.type" not in attributes(span)
+    assert asked <= 3
+
+
+def _scope(path: str) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"x")],
+        "client": ("127.0.0.1", 4000),
+        "server": ("127.0.0.1", 80),
+    }

@@ -1,9 +1,12 @@
 """The whole life of a request on a raw connection: what its client sends, when it leaves, and what it costs."""
 
 import asyncio
+import gc
+import logging
 import random
 import re
 import string
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from opentelemetry.trace import StatusCode
 from recording import attributes, seconds_of, until
 from rsketch_telemetry import semconv
 from sanic import Request
+from sanic.exceptions import RequestCancelled
 from sanic.response import HTTPResponse, empty, file, file_stream, text
 from sanic_server import App, Telemetry, create_app, fetch, ok, send, serving
 
@@ -467,3 +471,71 @@ async def test_exclusion_drops_all_signals_together(telemetry: Telemetry, monkey
         await until(lambda: telemetry.servers)
 
     assert seen == [{}, {semconv.HTTP_ACTIVE_REQUESTS: 1}]
+
+
+async def test_an_excluded_head_that_came_slowly_is_nobody_else_s_time(instrumented: Telemetry) -> None:
+    """The first byte of a request that is not recorded is not that of the next on its connection."""
+    app = create_app()
+    app.add_route(ok, "/health", name="health")
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health HTTP/1.1\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"Host: x\r\n\r\n")
+        await reader.readuntil(b"ok")
+        await asyncio.sleep(0.3)
+        writer.write(b"GET /other HTTP/1.1\r\nHost: x\r\n" + _CLOSE + b"\r\n")
+        await reader.read()
+        writer.close()
+        span = await instrumented.server()
+
+    assert seconds_of(span) < 0.3
+
+
+async def test_requests_that_fail_are_not_kept_with_their_connection(
+    instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that Sanic's own connection answers is gone when it is answered, however long the connection stays."""
+    # The log that pytest keeps would keep them by their tracebacks.
+    monkeypatch.setattr(logging.getLogger("sanic.error"), "disabled", True)
+    app = create_app()
+    requests: list[weakref.ref[Request]] = []
+
+    @app.signal("http.lifecycle.handle")
+    async def fail(request: Request) -> None:
+        requests.append(weakref.ref(request))
+        raise LookupError
+
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(5):
+            writer.write(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert length
+            await reader.readexactly(int(length[1]))
+        await until(lambda: len(instrumented.servers) == 5)
+        gc.collect()
+        alive = [request for request in requests if request() is not None]
+        writer.close()
+
+    assert len(requests) == 5
+    # The connection itself keeps the last.
+    assert len(alive) <= 1
+    assert {attributes(span)["http.response.status_code"] for span in instrumented.servers} == {500}
+
+
+async def test_an_application_that_says_the_client_has_left(instrumented: Telemetry) -> None:
+    """Sanic's exception for a client that left, raised for one that is there, is what Sanic answers it with."""
+    app = create_app()
+
+    @app.get("/gone")
+    async def gone(request: Request) -> HTTPResponse:
+        raise RequestCancelled
+
+    response = await fetch(app, "/gone")
+    span = await instrumented.server()
+
+    assert response.status_code == 500
+    assert attributes(span)["http.response.status_code"] == 500
+    assert attributes(span)["error.type"] == "sanic.exceptions.RequestCancelled"

@@ -49,7 +49,7 @@ def patch_client(watch: Watch, patches: internals.Patches, stood_down: Callable[
         @functools.wraps(original)
         def construct(channel: Any, *args: Any, **kwargs: Any) -> None:
             original(channel, *args, **kwargs)
-            hook.learn(channel, signature.bind(channel, *args, **kwargs).arguments["target"])
+            hook.learn(channel, lambda: signature.bind(channel, *args, **kwargs).arguments["target"])
 
         return construct
 
@@ -96,9 +96,12 @@ class _ClientHook:
         if is_instrumentation_enabled() and not internals.contrib_is_active(_CONTRIB_SYNC):
             self._synchronous()
 
-    def learn(self, channel: Any, target: str | bytes) -> None:
+    def learn(self, channel: Any, target: Callable[[], str | bytes]) -> None:
         """Remember what a channel talks to."""
-        self._endpoints[channel] = _endpoint(target)
+        try:
+            self._endpoints[channel] = _endpoint(target())
+        except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the program
+            self._watch.failed()
 
     def start(self, multi_callable: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[RpcOutcome] | None:
         """Start the record of a call; None where it gets neither span nor metric."""
@@ -138,6 +141,9 @@ class _ClientHook:
     def _request_metadata(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Attributes:
         given = args[_METADATA_POSITION] if len(args) > _METADATA_POSITION else kwargs.get("metadata")
         try:
+            if iter(given or ()) is given:
+                # It can be read once, and that is for gRPC to do.
+                return {}
             return self._watch.request_metadata(merged(given or (), {}))
         except (TypeError, ValueError):
             # What is no metadata is for gRPC to refuse.

@@ -124,16 +124,16 @@ class Endings:
 
     def _closing(self, original: Any) -> Any:
         @functools.wraps(original)
-        async def handle_cancellation_from_core(task: Task, state: Any, loop: Any) -> None:
-            ending = self._begin(task, state, loop)
+        async def handle_cancellation_from_core(task: Task, state: Any, *more: Any) -> None:
+            ending = self._begin(task, state, *more)
             try:
-                await original(task, state, loop)
+                await original(task, state, *more)
             finally:
                 self._end(task, state, ending)
 
         return handle_cancellation_from_core
 
-    def _begin(self, task: Task, state: Any, loop: Any) -> Ending | None:
+    def _begin(self, task: Task, state: Any, loop: Any = None, *_: Any) -> Ending | None:
         try:
             ending = Ending(_CORE._ServicerContext(state, None, None, loop))
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
@@ -147,9 +147,11 @@ class Endings:
         self._by_state.pop(state, None)
         if ending is None or ending.over is None:
             return
-        if ending.operation is not None:
-            ending.cancelled = bool(ending.operation.cancelled())
-            ending.operation = None
+        try:
+            ending.cancelled = bool(ending.operation.cancelled()) if ending.operation is not None else None
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+        ending.operation = None
         if task.done():
             ending.over(task)
         else:
@@ -159,10 +161,10 @@ class Endings:
         kind = _CORE.ReceiveCloseOnServerOperation
 
         # On every operation's way, so it looks at as little as it can, and leaves the waiting to the original.
-        def execute_batch(call: Any, operations: Sequence[Any], loop: Any) -> Any:
-            if type(operations[0]) is kind and (ending := self._by_state.get(call)) is not None:
+        def execute_batch(call: Any, operations: Sequence[Any], *more: Any) -> Any:
+            if operations and type(operations[0]) is kind and (ending := self._by_state.get(call)) is not None:
                 ending.operation = operations[0]
-            return original(call, operations, loop)
+            return original(call, operations, *more)
 
         return execute_batch
 

@@ -3,7 +3,8 @@ The grpc.aio server's hook: an interceptor before all others, which sees every R
 
 It starts the record before the user's interceptors run, and the record lasts until gRPC is done with the RPC, so
 whatever happens in between is in it: a refusal by an interceptor, a method that does not exist, a response that cannot
-be serialized. What gRPC refuses before Python hears of it, such as metadata beyond the limit, is not seen.
+be serialized. What gRPC refuses before Python hears of it is not seen; of a call with more metadata than its limit
+Python hears as of one that was cancelled, and so it is recorded.
 """
 
 import asyncio

@@ -113,6 +113,19 @@ class ServerCall:
 
         return noting
 
+    def serializing(self, serialize: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+        """Return the serializer *serialize* of responses, and have noted where it gives what gRPC does not send."""
+        noted = self.noting(serialize)
+
+        def serializing(response: Any) -> Any:
+            message = response if noted is None else noted(response)
+            if not isinstance(message, bytes | None):
+                # As gRPC says it, a moment later.
+                self.failed(TypeError(f"Expected bytes, got {type(message).__name__}"))
+            return message
+
+        return serializing
+
     def _meet(self, context: Any) -> None:
         """Take what only the context of a handler tells, while there is one."""
         self._ending.context = context
@@ -280,7 +293,9 @@ class _Handler:
         reads = handler.request_streaming
         writes = handler.response_streaming and inspect.iscoroutinefunction(behaviour)
         self.request_deserializer = handler.request_deserializer if reads else call.noting(handler.request_deserializer)
-        self.response_serializer = handler.response_serializer if writes else call.noting(handler.response_serializer)
+        self.response_serializer = (
+            handler.response_serializer if writes else call.serializing(handler.response_serializer)
+        )
 
     @property
     def request_streaming(self) -> Any:

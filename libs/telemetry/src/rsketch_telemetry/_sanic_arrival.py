@@ -19,9 +19,15 @@ __all__ = ["Arrivals"]
 
 
 class Arrivals:
-    """The heads that come in pieces, by connection."""
+    """
+    The heads that come in pieces, by connection.
 
-    def __init__(self) -> None:
+    Args:
+        safely: Calls what it is given, and keeps what that raises.
+    """
+
+    def __init__(self, safely: Callable[[Callable[[Any], None], object], None]) -> None:
+        self._safely = safely
         self._began: dict[HttpProtocol, float] = {}
         self.patch = Patch(Http, "http1_request_header", self._around_header)
 
@@ -43,8 +49,14 @@ class Arrivals:
     ) -> Callable[[Http], Coroutine[Any, Any, None]]:
         @functools.wraps(original)
         def http1_request_header(stream: Http) -> Coroutine[Any, Any, None]:
-            if b"\r\n\r\n" not in stream.recv_buffer:
-                self._began[stream.protocol] = stream.protocol._time
+            self._safely(self._note, stream)
             return original(stream)
 
         return http1_request_header
+
+    def _note(self, stream: Http) -> None:
+        if b"\r\n\r\n" not in stream.recv_buffer:
+            self._began[stream.protocol] = stream.protocol._time
+        elif self._began:
+            # That of a request before, which nobody asked about: it is excluded.
+            self._began.pop(stream.protocol, None)

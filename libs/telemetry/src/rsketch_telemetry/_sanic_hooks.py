@@ -65,7 +65,7 @@ class SanicHooks:
         self._active = False
         self._failed = Once("a Sanic request could not be recorded; this is said once")
         self._served: dict[int, Served] = {}
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(self._safely)
         self._unsent = Unsent(self._safely, self._arrivals.lost)
         self._recompiled = (
             Patch(Sanic, "handle_request", self._around_request),
@@ -86,8 +86,13 @@ class SanicHooks:
     def install(self) -> None:
         """Put the hooks on, for applications that exist and for those to come."""
         self._active = True
-        for patch in (*self._others, *self._recompiled):
-            patch.apply()
+        try:
+            for patch in (*self._others, *self._recompiled):
+                patch.apply()
+        except Exception:
+            # All or nothing: what begins a record without what ends it is worse than neither.
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Take the hooks off. Connections that are open hold on to theirs, which do nothing from now on."""
@@ -198,7 +203,7 @@ class SanicHooks:
         @functools.wraps(original)
         async def accept(connection: WebSocketConnection, *how: Any, **more: Any) -> None:
             await original(connection, *how, **more)
-            self._upgraded(Request._current.get(None))
+            self._safely(self._accepted, connection)
 
         return accept
 
@@ -246,10 +251,11 @@ class SanicHooks:
 
     def _begin_unread(self, stream: Any, exception: Exception) -> Served | None:
         """Start the record of a request whose head cannot be read; None for any other, or for one that stopped."""
-        unread = stream.stage is Stage.REQUEST and stream.request is None
-        if not (self._active and unread and is_instrumentation_enabled()) or isinstance(exception, RequestCancelled):
+        if not (self._active and is_instrumentation_enabled()) or isinstance(exception, RequestCancelled):
             return None
         try:
+            if stream.stage is not Stage.REQUEST or stream.request is not None:
+                return None
             head = _sanic_head.read(stream.recv_buffer)
             if self._settings.excludes_url(head.path):
                 return None
@@ -284,6 +290,9 @@ class SanicHooks:
             self._failed()
             return Context()
 
+    def _accepted(self, _: object) -> None:
+        self._upgraded(Request._current.get(None))
+
     def _upgraded(self, request: Request | None) -> None:
         served = self._served.get(id(request))
         if served is not None:
@@ -291,11 +300,22 @@ class SanicHooks:
 
     def _left(self, served: Served, error: BaseException) -> None:
         """End the record of a request that *error* ends, unless the server goes on to answer it."""
-        if served.will_be_answered(error) and (task := asyncio.current_task()) is not None:
-            served.answered_later = True
-            task.add_done_callback(lambda _: self._end(served))
-        else:
+        try:
+            task = asyncio.current_task() if served.will_be_answered(error) else None
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+            self._failed()
+            task = None
+        if task is None:
             self._end(served, error)
+            return
+        served.answered_later = True
+
+        def over(_: object) -> None:
+            self._end(served)
+
+        task.add_done_callback(over)
+        # The task may be that of a connection, with many more requests to come.
+        served.let_go = functools.partial(task.remove_done_callback, over)
 
     def _answered(self, served: Served) -> None:
         """End the record of a request that was answered, at once or when the transport is rid of the answer."""
@@ -306,12 +326,21 @@ class SanicHooks:
             protocol = None
         if protocol is None:
             self._end(served)
-        elif self._served.pop(id(served.request), None) is served:
+        elif self._take(served):
             self._unsent.add(protocol, served)
 
     def _end(self, served: Served, error: BaseException | None = None) -> None:
-        if self._served.pop(id(served.request), None) is served:
+        if self._take(served):
             self._safely(functools.partial(served.end, self._recorder), error)
+
+    def _take(self, served: Served) -> bool:
+        """Return whether a request was in flight, which from now on it is not."""
+        if self._served.pop(id(served.request), None) is not served:
+            return False
+        if served.let_go is not None:
+            served.let_go()
+            served.let_go = None
+        return True
 
     def _safely(self, act: Callable[[Any], None], argument: object) -> None:
         try:

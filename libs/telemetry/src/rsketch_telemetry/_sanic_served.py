@@ -1,6 +1,7 @@
 """One request being served: what happens to it, and with which outcome that leaves it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from opentelemetry.context import Context
@@ -34,6 +35,7 @@ class Served:
     Attributes:
         answered_later: It left `handle_request` unanswered, and the server answers through `handle_exception`.
         departure: Tells when the client leaves, where only an ASGI server knows.
+        let_go: Takes back what was asked of somebody who outlives the request; None where nothing was.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Served:
         self.context: Context = call.context
         self.answered_later = False
         self.departure: Departure | None = None
+        self.let_go: Callable[[], object] | None = None
         self._scheme = facts.scheme
         self._call = call
         self._settings = settings
@@ -79,10 +82,12 @@ class Served:
 
     def will_be_answered(self, error: BaseException) -> bool:
         """Return whether the server calls `handle_exception`, and may still send a response, after *error*."""
-        if self._stage is not Stage.HANDLER or self._connection_lost or isinstance(error, RequestCancelled):
+        if self._stage is not Stage.HANDLER or self._connection_lost:
             return False
         if isinstance(self._stream, Http):
-            open_ = self._stream.protocol.transport is not None
+            # What Sanic raises where the client has left, an application may raise for its own reasons.
+            transport = self._stream.protocol.transport
+            open_ = transport is not None and not transport.is_closing()
             return open_ and isinstance(error, Exception | asyncio.CancelledError)
         return isinstance(self._stream, ASGIApp) and isinstance(error, Exception)
 

@@ -58,13 +58,16 @@ class Unsent:
     def _around_lost(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
         def connection_lost(protocol: SanicProtocol, exc: Exception | None) -> None:
-            # Only `abort` forgets the transport. Without an exception all was sent before the connection was closed.
-            aborted = _ABORTED if protocol.transport is None else None
-            self._end(protocol, CLIENT_DISCONNECTED if exc is not None else aborted)
-            self._lost(protocol)
+            self._safely(functools.partial(self._cut, exc), protocol)
+            self._safely(self._lost, protocol)
             original(protocol, exc)
 
         return connection_lost
+
+    def _cut(self, exc: Exception | None, protocol: SanicProtocol) -> None:
+        # Only `abort` forgets the transport. Without an exception all was sent before the connection was closed.
+        aborted = _ABORTED if protocol.transport is None else None
+        self._end(protocol, CLIENT_DISCONNECTED if exc is not None else aborted)
 
     def _end(self, protocol: SanicProtocol, failure: str | None) -> None:
         for served in self._waiting.pop(protocol, ()):

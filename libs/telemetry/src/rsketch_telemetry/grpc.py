@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcAioClientInstrumentor", "GrpcAioServerInstrumentor"]
 
+_log = logging.getLogger("rsketch_telemetry")
+
 _SCOPE = "rsketch_telemetry.grpc"
 
 
@@ -50,6 +52,17 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
         """Make grpc.aio record through *watch*."""
 
     def _instrument(self, **kwargs: Any) -> None:
+        try:
+            self._put_on(kwargs)
+        except Exception as error:  # noqa: BLE001 - a grpcio that has changed inside must not fail the program
+            _log.warning(
+                "telemetry: %s stands down: it does not know this release of grpcio (%s: %s)",
+                type(self).__name__,
+                type(error).__name__,
+                error,
+            )
+
+    def _put_on(self, kwargs: dict[str, Any]) -> None:
         # Imported here because grpcio is optional: without it this module still loads, and instrument() says why not.
         from rsketch_telemetry._grpc_internals import Patches, contrib_is_active
         from rsketch_telemetry._grpc_watch import Watch
@@ -69,7 +82,12 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
             settings=settings,
         )
         watch, patches = Watch(guarded(recorder), settings), Patches()
-        self._patch(watch, patches, stood_down)
+        try:
+            self._patch(watch, patches, stood_down)
+        except Exception:
+            # All or nothing: what begins a record without what ends it is worse than neither.
+            patches.restore()
+            raise
         self._active = watch, patches
 
     def _uninstrument(self, **kwargs: Any) -> None:

@@ -14,16 +14,17 @@ _MAX_LENGTH = 1024
 _MAX_QUERY_PARTS = 64
 _MAX_KEY_LENGTH = 128
 _MAX_QUERY_LENGTH = 16 * 1024
+_MAX_SECRET_LENGTH = 4 * 1024
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 
-_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|private)[_-]?key|signature|credential|cookie2?)"
+_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|pwd|secret|token|jwt|(?:api|access|private|secret)[_-]?key|signature|credential|cookie2?)"
 
 # Each takes time in proportion to the text: no pattern begins with a run of what it also ends in. In this order: the
 # word Bearer may be the value of a field.
 _SECRETS = (
     re.compile(r"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{6,})"),
     # The end of a field's name that promises a secret, then its value.
-    re.compile(rf"(?i)({_CREDENTIAL}s?[\"']?\s{{0,9}}[=:]\s{{0,9}})(\"[^\"]*\"|'[^']*'|[^\s,;&}}\"']+)"),
+    re.compile(rf"(?i)({_CREDENTIAL}s?[\"']?\s{{0,9}}[=:]\s{{0,9}})(\"[^\"]*(?:\"|\Z)|'[^']*(?:'|\Z)|[^\s,;&}}\"']+)"),
     # User information in a URL.
     re.compile(r"(://)([^\s/@]+)(?=@)"),
     # A JSON Web Token: three base64url parts, the first of which is a JSON object.
@@ -70,7 +71,8 @@ def names_secret(name: str) -> bool:
 
 def scrub(text: str, limit: int = 16 * 1024) -> str:
     """Return free text, such as an exception's, without the credentials that match well-known patterns."""
-    text = clean(text, limit)
+    # Cut only then: of half a credential no pattern knows what it is.
+    text = clean(text, limit + _MAX_SECRET_LENGTH)
     for pattern in _SECRETS:
         text = pattern.sub(rf"\g<1>{REDACTED}", text)
-    return text
+    return text[:limit]

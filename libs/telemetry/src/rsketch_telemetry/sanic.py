@@ -20,7 +20,7 @@ from opentelemetry.trace import TracerProvider
 from rsketch_telemetry import environment
 from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import SdkRecorder, guarded
+from rsketch_telemetry.recorder import Recorder, SdkRecorder, guarded
 
 if TYPE_CHECKING:
     from rsketch_telemetry._sanic_hooks import SanicHooks
@@ -60,8 +60,6 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
         if _other_instrumentor():
             _log.warning("telemetry: SanicInstrumentor stands down: opentelemetry-instrumentation-sanic is active")
             return
-        from rsketch_telemetry._sanic_hooks import SanicHooks
-
         quiet_propagators()
         given = settings or InstrumentorSettings.from_env(environment.process_environ())
         recorder = SdkRecorder(
@@ -71,14 +69,28 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
             logger_provider=logger_provider,
             settings=given,
         )
-        self._hooks = SanicHooks(guarded(recorder), given, _extract())
-        self._hooks.install()
+        try:
+            self._hooks = _installed(guarded(recorder), given)
+        except Exception as error:  # noqa: BLE001 - a Sanic that has changed inside must not fail the program
+            _log.warning(
+                "telemetry: SanicInstrumentor stands down: it does not know this release of Sanic (%s: %s)",
+                type(error).__name__,
+                error,
+            )
 
     def _uninstrument(self, **_: Any) -> None:
         """Leave Sanic as it was; requests in flight end their spans."""
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
+
+
+def _installed(recorder: Recorder, settings: InstrumentorSettings) -> "SanicHooks":
+    from rsketch_telemetry._sanic_hooks import SanicHooks
+
+    hooks = SanicHooks(recorder, settings, _extract())
+    hooks.install()
+    return hooks
 
 
 def _other_instrumentor() -> bool:

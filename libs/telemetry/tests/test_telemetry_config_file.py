@@ -99,6 +99,18 @@ async def test_a_file_takes_the_place_of_the_variables(tmp_path: Path, launcher:
 
 
 @released
+async def test_a_huge_file_holds_nothing_up(tmp_path: Path) -> None:
+    """It is not read at all: one line says so, and the variables hold."""
+    store = TelemetryStore()
+    async with receive(store, ANY_PORT) as at:
+        ended = await _run(WHOLE + "#" * (2 << 20), at, tmp_path)
+
+    assert _names(store) == EVERYTHING
+    assert store.spans[0].resource.attributes["service.name"] == "shop"
+    assert "OTEL_CONFIG_FILE='otel.yaml' cannot be used: it accepts a file of at most 1 MiB; using" in ended.stderr
+
+
+@released
 async def test_variables_within_the_file(tmp_path: Path) -> None:
     """They are those of the mapping that `configure` is given, also where the process has none of that name."""
     program = f"""

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from recording import Recording
 from rsketch_telemetry import access
 from rsketch_telemetry.conformance import RULES, Allowances, Violation, check
-from rsketch_telemetry.conformance.report import Report
+from rsketch_telemetry.conformance.report import Report, line
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, captured, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.logs import OtlpHandler
@@ -227,6 +227,7 @@ MUTATIONS: Mapping[str, tuple[str, Callable[[Telemetry], Telemetry]]] = {
     "a value of the query": ("redaction", _span(USERS, _set("url.query", "token=hush"))),
     "a query that is a bare token": ("redaction", _span(USERS, _set("url.query", "hush"))),
     "a signature in the query": ("redaction", _span(USERS, _set("url.query", "X-Amz-Signature=abc"))),
+    "a signature in a URL": ("redaction", _span(PAY, _set("url.full", "https://shop.example/a?sig=abc#b"), **CLIENT)),
     "a cookie": ("redaction", _span(USERS, _set("http.request.header.cookie", ["session=1"]))),
     "a token in a trailer": ("redaction", _span(PAY, _set("rpc.response.trailer.x-auth-token", ["abc"]))),
     "a huge value": ("limits", _span(USERS, _set("url.path", "/" + "a" * 5000))),
@@ -267,6 +268,9 @@ MUTATIONS: Mapping[str, tuple[str, Callable[[Telemetry], Telemetry]]] = {
         _point(SERVED, _set("error.type", "x"), rpc__status_code="OK"),
     ),
     "an end before the start": ("span-time", _span("grpc", _reversed)),
+    "a span without an end": ("span-time", _span("grpc", _field(end_ns=0))),
+    "a span without an id": ("span-context", _span("grpc", _field(span_id=""))),
+    "a span of no trace": ("span-context", _span("grpc", _field(trace_id="0" * 32))),
     "milliseconds": ("metric-unit", _point(HTTP, _field(unit="ms"))),
     "other buckets": ("metric-buckets", _point(SERVED, _field(bounds=(0.0, 5.0, 10.0), bucket_counts=(1, 0, 0, 0)))),
     "a sum in place of a histogram": (
@@ -279,6 +283,15 @@ MUTATIONS: Mapping[str, tuple[str, Callable[[Telemetry], Telemetry]]] = {
     ),
     "fewer than none": ("metric-value", _point("rsketch.rpc.server.active_calls", _field(value=-1))),
     "buckets that do not add up": ("metric-value", _point(CALLED, _field(bucket_counts=(0,) * 15))),
+    "fewer buckets than bounds": (
+        "metric-value",
+        _point(CALLED, lambda point: replace(point, bucket_counts=(point.count,))),
+    ),
+    "a sum of unknown temporality": (
+        "metric-value",
+        _point("rsketch.rpc.server.active_calls", _field(temporality="UNSPECIFIED")),
+    ),
+    "a point without its time": ("metric-value", _point(CALLED, _field(time_ns=0))),
     "the path on a metric": ("metric-attribute", _point(HTTP, _set("url.path", "/users/12"))),
     "a header on a metric": ("metric-attribute", _point(HTTP, _set("http.request.header.x-shop", ["a"]))),
     "the user on a metric": ("metric-attribute", _point(SERVED, _set("enduser.id", "ada"))),
@@ -381,6 +394,52 @@ def test_what_the_operator_allows_is_no_violation(good: Telemetry) -> None:
     assert brewed.rules(complete=False, allowed=Allowances(methods=frozenset({"BREW"}))) == set()
 
 
+def test_a_delta_may_be_below_zero(good: Telemetry) -> None:
+    """What counts up and down and is sent as a difference goes down by sending less than nothing."""
+    down = _all(_field(value=-1), _field(temporality="DELTA"))
+
+    assert good.with_point("rsketch.rpc.server.active_calls", down).rules(complete=False) == set()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item, text: replace(item, scope=replace(item.scope, name=text), attributes={"http.method": "GET"}),
+        lambda item, text: replace(item, attributes={**item.attributes, f"rpc.request.metadata.{text}": "a"}),
+        lambda item, text: replace(item, attributes={**item.attributes, f"http.request.header.{text}": "a"}),
+        lambda item, text: replace(item, resource=Resource(attributes={"telemetry.distro.name": text})),
+        lambda item, text: replace(item, name=f"rpc.request.metadata.{text}"),
+    ],
+)
+def test_what_others_write_is_one_short_line(good: Telemetry, change: Callable[[Any, str], Any]) -> None:
+    """A name or a scope of any length, with control characters in it, is cut and escaped wherever it is shown."""
+    text = "x\x1b[31m\n" * 10_000
+    spans, points = [change(good.spans[0], text)], [change(good.points[0], text)]
+    found = check(spans, points)
+
+    assert found
+    for violation in found:
+        assert len(line(violation)) < 1000
+        assert line(violation).count("\n") == 1
+        assert "\x1b" not in line(violation)
+
+
+def test_the_whole_url_beside_its_parts_is_advice(good: Telemetry) -> None:
+    """A server's span has a path in place of the whole URL, so the old name of that is there for a while."""
+    found = good.with_span(USERS, _all(_field(scope=FOREIGN), _set("http.url", "http://shop.example/users/12")))
+
+    assert found.rules(complete=False) == {"duplicate-name"}
+
+
+def test_an_old_metric_beside_one_that_ours_has_not_is_advice(good: Telemetry) -> None:
+    """Which names replace which is the registry's to say: others record more metrics than the contract has."""
+    old = _all(_field(name="http.server.request.size", unit="By", scope=FOREIGN), _field(attributes={}))
+    new = _all(_field(name="http.server.request.body.size", unit="By", scope=FOREIGN), _field(attributes={}))
+    found = check(points=[old(good.points[0]), new(good.points[0])])
+
+    assert {violation.rule for violation in found} == {"duplicate-name"}
+
+
 FOREIGN = Scope(name="shop.instrumentation", version="1", schema_url="", attributes={})
 
 
@@ -398,6 +457,14 @@ def test_another_service_may_do_what_only_ours_may_not(good: Telemetry) -> None:
     )
 
     assert changed.violations(complete=False) == []
+
+
+def test_a_word_is_no_name_of_the_conventions(good: Telemetry) -> None:
+    """What a program logs beside a line is often called `url` or `error`; only a name with a dot is in a namespace."""
+    said = _all(_set("url", "shop.example"), _set("error", "sold out"))
+    line = _all(_field(scope=FOREIGN, event_name="", severity_number=9), _field(attributes={}), said)
+
+    assert good.with_log(HTTP_ERROR, line).rules(complete=False) == set()
 
 
 def test_another_service_hides_its_credentials(good: Telemetry) -> None:
@@ -435,11 +502,13 @@ def test_an_old_instrumentation_is_told_the_new_names(good: Telemetry) -> None:
 
 
 def test_spans_of_other_systems_are_left_to_the_general_rules(good: Telemetry) -> None:
-    """An RPC that is not of gRPC has other statuses and other names; a span of a database has neither."""
+    """One that is not of gRPC has other statuses, one of a queue another version; one of a database has neither."""
     other = {"rpc.system.name": "jsonrpc", "rpc.status_code": "-32602", "rpc.method": "pay"}
+    queue = {"messaging.system": "rabbitmq", "network.protocol.name": "amqp", "network.protocol.version": "0.9.1"}
     spans = [
         replace(good.spans[0], kind="SERVER", name="pay", scope=FOREIGN, attributes=other),
         replace(good.spans[0], kind="CLIENT", name="SELECT", scope=FOREIGN, attributes={"db.system.name": "sqlite"}),
+        replace(good.spans[0], kind="PRODUCER", name="send", scope=FOREIGN, attributes=queue),
     ]
 
     assert check(spans) == []
@@ -494,3 +563,7 @@ def test_a_report_counts_and_has_an_end(good: Telemetry) -> None:
     mild = Report()
     mild.add([replace(named, rule="duplicate-name", advice=True)])
     assert (mild.failed(), mild.failed(strict=True)) == (False, True)
+
+    many = Report(distinct=1)
+    many.add([replace(named, rule="duplicate-name", where=f"span {number}", advice=True) for number in range(3)])
+    assert (many.left_out, many.failed(), many.failed(strict=True)) == (2, False, True)

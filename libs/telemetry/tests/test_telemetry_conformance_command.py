@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import pytest
@@ -154,6 +155,42 @@ def test_machines_get_one_json_object() -> None:
     assert [(each["rule"], each["count"]) for each in said["violations"] if each["rule"] == "span-name"] == [
         ("span-name", 1)
     ]
+
+
+def test_output_that_nobody_reads_ends_it() -> None:
+    """A pipe that is closed ends the check with one line; the service whose telemetry it is notices nothing."""
+    with _checking() as checking:
+        assert checking.process.stdout is not None
+        checking.process.stdout.close()
+        _send(checking.grpc, [("/users/12", GOOD)])
+        status, err = checking.process.wait(20), _rest(checking.process.stderr)
+        # Nothing is left for the end to read.
+        checking.process.stdout = None
+
+    assert status == 2
+    assert err == "check cannot write its output: Broken pipe\n"
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """What cannot be written is said, and not taken for a port that cannot be listened on."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*COMMAND, *ANY_PORT, "--seconds", "5"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "check cannot write its output: No space left on device"
+
+
+def test_any_name_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the terminal has not the letters of a name they are escaped."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with _checking() as checking:
+        _send(checking.grpc, [("GET /bücher", GOOD)])
+        status, out, err = checking.stopped()
+
+    assert (status, err) == (1, "")
+    assert "SERVER span 'GET /b\\xfccher'" in out
 
 
 def test_nothing_arrived_is_no_success() -> None:

@@ -418,3 +418,23 @@ async def test_what_cannot_be_encoded_is_counted(tmp_path: Path) -> None:
 
     processed = {point.attributes.get("error.type"): point.value for point in _last(store)[PROCESSED]}
     assert processed["unencodable"] == 1
+
+
+TOO_LARGE = """
+telemetry = rsketch_telemetry.configure()
+meter = metrics.get_meter("test")
+meter.create_counter("stars").add(2**70)
+meter.create_counter("orders").add(1)
+"""
+
+
+async def test_a_metric_that_cannot_be_encoded_costs_no_other(tmp_path: Path) -> None:
+    """The others are exported as if it were not there, and one line names it."""
+    store = TelemetryStore()
+    async with receive(store, ANY_PORT) as at:
+        ended = await run(TOO_LARGE, at, tmp_path, {"OTEL_METRIC_EXPORT_INTERVAL": "100"})
+
+    assert {"orders", process.CPU_TIME} < {point.name for point in store.points}
+    assert "stars" not in {point.name for point in store.points}
+    assert ended.stderr.count("one of the metrics cannot be encoded and is dropped") == 1
+    assert "Traceback" not in ended.stderr

@@ -28,7 +28,7 @@ from rsketch_telemetry.grpc import GrpcAioClientInstrumentor, GrpcAioServerInstr
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.otlp.store import NotArrivedError
 from rsketch_telemetry.sanic import SanicInstrumentor
-from rsketch_telemetry.testing import capture
+from rsketch_telemetry.testing import _routing, capture
 from sanic import Request, Sanic
 from sanic.config import Config
 from sanic.response import HTTPResponse, text
@@ -332,6 +332,19 @@ async def test_what_otlp_cannot_hold_fails_no_program() -> None:
 
     assert telemetry.spans == []
     assert "not readable" in telemetry.summary()
+
+
+def test_a_metric_that_otlp_cannot_hold_costs_no_other() -> None:
+    """It is named in the summary, the other metrics are there, and the block leaves nothing behind."""
+    with capture() as telemetry:
+        meter = telemetry.meter_provider.get_meter("shop")
+        meter.create_counter("stars").add(2**70)
+        meter.create_counter("orders").add(1)
+
+    assert [point.name for point in telemetry.points] == ["orders"]
+    assert telemetry.summary().count("not readable") == 1
+    assert "stars" in telemetry.summary()
+    assert _routing._open == ()
 
 
 async def test_a_switch_for_the_process_does_not_blind_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A command is a module with `HELP`, `EPILOG`, `arguments(parser)` and `run(option
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         command.arguments(one)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What others call their spans need not be in the alphabet of this terminal.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
     status: int = COMMANDS[options.command].run(options)
     return status

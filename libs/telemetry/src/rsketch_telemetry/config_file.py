@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -40,6 +41,8 @@ VARIABLE: Final = "OTEL_CONFIG_FILE"
 
 _log = logging.getLogger("rsketch_telemetry")
 _PACKAGE_LOGGER = "opentelemetry.configuration"
+_LARGEST_BYTES = 1 << 20
+"""Reading one that is larger would hold up the start of the program for many seconds."""
 _LONGEST_TIMEOUT_MS = 300_000
 _SOON_MS = 200
 """How often the pipeline sends what the file wants sent at once; alone, each item would hold up whoever ends it."""
@@ -85,6 +88,9 @@ def declared(
     path = environ.get(VARIABLE)
     if path is None:
         return None
+    if _size(path) > _LARGEST_BYTES:
+        complaints.append(_complaint(path, f"a file of at most {_LARGEST_BYTES >> 20} MiB"))
+        return None
     try:
         import opentelemetry.configuration.file as package
     except Exception as error:  # noqa: BLE001 - it is not installed, or not for this release of the SDK
@@ -98,6 +104,14 @@ def declared(
     except Exception as error:  # noqa: BLE001 - whatever the file, the package or a plug-in is guilty of
         complaints.append(_complaint(path, f"a declarative configuration, which this file is not: {_reason(error)}"))
         return None
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        # The package says what is wrong with it.
+        return 0
 
 
 def placed(complaint: Complaint) -> Complaint:

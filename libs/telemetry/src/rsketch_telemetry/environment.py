@@ -26,11 +26,16 @@ from rsketch_telemetry.redaction import clean, scrub
 __all__ = ["READ", "Complaint", "checked", "presented", "process_environ"]
 
 _NUMBER = re.compile(r"\d{1,15}")
+_LONGEST_MS = 10**12
+"""31 years. The SDK's own processors end with a traceback over a wait that the platform cannot measure."""
+_TEXT = "text in UTF-8"
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")
 _REFUSED = "\x7f"
 """A character that no header, endpoint or path may have, and that every locale can encode."""
 _presenting = threading.RLock()
 
+_MOST_COMPLAINTS = 5
+"""Of one list; a long one that is all wrong must not flood the log."""
 _OURS = "RSKETCH_TELEMETRY_"
 READ: Final = ("OTEL_", _OURS)
 """What the names of all settings begin with that telemetry reads."""
@@ -54,7 +59,8 @@ class Complaint:
     used: str
 
     def __str__(self) -> str:
-        return f"{self.variable}={self.value!r} cannot be used: it accepts {self.reason}; using {self.used}"
+        used = self.used if self.used.isprintable() else repr(self.used)
+        return f"{self.variable}={self.value!r} cannot be used: it accepts {self.reason}; using {used}"
 
 
 class _Misspelt(Complaint):
@@ -130,7 +136,9 @@ def checked(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Complaint]
         # What this stands for is being set up; the API would set up another one while that happens.
         if sane.get(name) == value:
             del sane[name]
-    return sane, complaints
+    # Of a value that is malformed in itself as well, that is enough to say.
+    malformed = {each.variable for each in complaints if each.reason != _TEXT}
+    return sane, [each for each in complaints if each.reason != _TEXT or each.variable not in malformed]
 
 
 def _check_text(sane: dict[str, str], complaints: list[Complaint]) -> None:
@@ -146,7 +154,7 @@ def _check_text(sane: dict[str, str], complaints: list[Complaint]) -> None:
             continue
         sane[name] = text
         shown = scrub(text, 80)
-        complaints.append(Complaint(variable=name, value=shown, reason="text in UTF-8", used=shown))
+        complaints.append(Complaint(variable=name, value=shown, reason=_TEXT, used=shown))
 
 
 def _check_batch_sizes(sane: dict[str, str], complaints: list[Complaint]) -> None:
@@ -162,14 +170,18 @@ def _check_batch_sizes(sane: dict[str, str], complaints: list[Complaint]) -> Non
 
 
 def _check_sampling_rules(sane: dict[str, str], complaints: list[Complaint]) -> None:
-    """Keep the rules that are well-formed, and complain of each other one by itself."""
+    """Keep the rules that are well-formed, and complain of each other one by itself, or of the first few of many."""
     written = sampling.split(sane.get(sampling.VARIABLE, ""))
-    good = [each for each in written if sampling.Rule.parse(each) is not None]
-    for each in written:
-        if each not in good:
-            used = "the other rules" if good else "no rule"
-            reason, value = sampling.ACCEPTS, scrub(each, 80)
-            complaints.append(Complaint(variable=sampling.VARIABLE, value=value, reason=reason, used=used))
+    good = [rule.text for rule in sampling.rules(",".join(written))]
+    kept = set(good)
+    bad = list(dict.fromkeys(each for each in written if each not in kept))
+    used = "the other rules" if good else "no rule"
+    for each in bad[:_MOST_COMPLAINTS]:
+        reason, value = sampling.ACCEPTS, scrub(each, 80)
+        complaints.append(Complaint(variable=sampling.VARIABLE, value=value, reason=reason, used=used))
+    if more := bad[_MOST_COMPLAINTS:]:
+        reason, value = sampling.ACCEPTS, f"{len(more)} more"
+        complaints.append(Complaint(variable=sampling.VARIABLE, value=value, reason=reason, used=used))
     if good != written:
         sane[sampling.VARIABLE] = ",".join(good)
     if not good:
@@ -215,12 +227,12 @@ class _Rule:
     """How a malformed value is used all the same, where it is kept as it stands."""
 
 
-def _number(low: int, default: str) -> _Rule:
+def _number(low: int, default: str, high: int | None = None) -> _Rule:
     def check(value: str) -> Checked:
-        fine = bool(_NUMBER.fullmatch(value)) and int(value) >= low
+        fine = bool(_NUMBER.fullmatch(value)) and int(value) >= low and (high is None or int(value) <= high)
         return (value if fine else None), fine
 
-    return _Rule(check, f"a whole number from {low}", default)
+    return _Rule(check, f"a whole number from {low}" + (f" to {high}" if high else ""), default)
 
 
 def _one_of(*choices: str, default: str) -> _Rule:
@@ -369,7 +381,10 @@ _SETTINGS = frozenset({*_OUR_RULES, *_INTERNAL, f"{_OURS}FLUSH_SECONDS", f"{_OUR
 _RULES: dict[str, _Rule] = {
     **_OUR_RULES,
     **{name: _number(0, default) for name, default in _LIMITS.items()},
-    **{name: _number(1, default) for name, default in _INTERVALS.items()},
+    **{
+        name: _number(1, default, None if name.endswith("SIZE") else _LONGEST_MS)
+        for name, default in _INTERVALS.items()
+    },
     **{f"OTEL_EXPORTER_OTLP_{signal}TIMEOUT": _seconds() for signal in _SIGNALS},
     **{f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL": _one_of("grpc", "http/protobuf", default="grpc") for signal in _SIGNALS},
     **{

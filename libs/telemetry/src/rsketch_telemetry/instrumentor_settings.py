@@ -1,6 +1,7 @@
 """What an operator may set about the instrumentors, read once from the environment."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -98,7 +99,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 def expression(text: str) -> re.Pattern[str] | None:
     """Return the regular expression that *text* is, or None where it is none."""
     try:
-        return re.compile(text)
+        with warnings.catch_warnings():
+            # One that may come to mean something else is one all the same, also where warnings are errors.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(text)
     except (re.error, OverflowError, RecursionError):
         # The last two are for numbers and depths beyond what the module counts with.
         return None

@@ -21,9 +21,17 @@ from rsketch_telemetry.pipeline import Pipeline
 from rsketch_telemetry.redaction import scrub
 from rsketch_telemetry.signal import Signal
 
-__all__ = ["BaggageLogs", "BaggageSpans", "PipelineLogs", "PipelineSpans"]
+__all__ = ["BaggageLogs", "BaggageSpans", "PipelineLogs", "PipelineSpans", "count_unencodable"]
 
 _log = logging.getLogger("rsketch_telemetry")
+
+
+def count_unencodable(pipeline: Pipeline, signal: Signal, error: Exception) -> None:
+    """Count an item that OTLP cannot hold, and say why at the first."""
+    if pipeline.unencodable(signal) == 1:
+        reason = scrub(f"{type(error).__name__}: {error}", 200)
+        text = "telemetry: one of the %s cannot be encoded and is dropped (%s); this is said once"
+        _log.warning(text, signal.items, reason)
 
 
 class _Encoder:
@@ -39,10 +47,7 @@ class _Encoder:
         try:
             item = encode()
         except Exception as error:  # noqa: BLE001 - the encoder raises what it likes on a value that it cannot hold
-            if self._pipeline.unencodable(self._signal) == 1:
-                reason = scrub(f"{type(error).__name__}: {error}", 200)
-                text = "telemetry: one of the %s cannot be encoded and is dropped (%s); this is said once"
-                _log.warning(text, self._signal.items, reason)
+            count_unencodable(self._pipeline, self._signal, error)
             return
         self._pipeline.append(self._signal, item)
 

@@ -1,6 +1,6 @@
 """The SDK's sampler that follows sampling rules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import (  # noqa: TID251 - a sampler is a class of the SDK's
@@ -48,9 +48,8 @@ class _Rules(Sampler):
         sampler = self._for(attributes or {}) if kind is SpanKind.SERVER else self._otherwise
         return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
-    def _for(self, attributes: Attributes) -> Sampler:
-        given = attributes or {}
-        return next((sampler for rule, sampler in self._rules if rule.matches(given)), self._otherwise)
+    def _for(self, attributes: Mapping[str, object]) -> Sampler:
+        return next((sampler for rule, sampler in self._rules if rule.matches(attributes)), self._otherwise)
 
     def get_description(self) -> str:
         return f"{', '.join(rule.text for rule, _ in self._rules)}, else {self._otherwise.get_description()}"

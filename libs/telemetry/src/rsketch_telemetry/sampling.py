@@ -20,8 +20,8 @@ __all__ = ["ACCEPTS", "VARIABLE", "Rule", "rules", "split"]
 VARIABLE: Final = "RSKETCH_TELEMETRY_SAMPLING_RULES"
 ACCEPTS: Final = "rules such as http:GET /users/<id>=0.5 or grpc:package.Service/Method=0.1, with a ratio from 0 to 1"
 
-# Not those within a placeholder: a route may have a regular expression there.
-_COMMA = re.compile(r",(?![^<]*>)")
+# A comma within a placeholder ends no rule: a route may have a regular expression there.
+_LISTED = re.compile(r"(?:<[^<>]*>|[^,])+")
 _RULE = re.compile(r"(http|grpc):(?:([A-Za-z]+)\s+)?(\S+)\s*=\s*([0-9.eE+-]+)")
 _PATH = re.compile(r"(?:/(?:[^<>*]|<[^<>]+>)*)?\*?")
 _METHOD = re.compile(r"[\w.]*\*|[\w.]+/(?:\w+|\*)")
@@ -80,7 +80,7 @@ class Rule:
 
 def split(text: str) -> list[str]:
     """Return the rules of a list, as they were written."""
-    return [part.strip() for part in _COMMA.split(text) if part.strip()]
+    return [part.strip() for part in _LISTED.findall(text) if part.strip()]
 
 
 def rules(text: str) -> tuple[Rule, ...]:

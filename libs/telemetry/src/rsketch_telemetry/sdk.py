@@ -44,7 +44,7 @@ from rsketch_telemetry.event_loop import LoopLag
 from rsketch_telemetry.otlp.encode import metric_items, resource_message
 from rsketch_telemetry.otlp.send import sender
 from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment
-from rsketch_telemetry.processors import BaggageLogs, BaggageSpans, PipelineLogs, PipelineSpans
+from rsketch_telemetry.processors import BaggageLogs, BaggageSpans, PipelineLogs, PipelineSpans, count_unencodable
 from rsketch_telemetry.redaction import clean
 from rsketch_telemetry.rule_sampler import by_rules
 from rsketch_telemetry.signal import Signal
@@ -483,14 +483,15 @@ class _PipelineReader(MetricReader):
         self._pipeline = pipeline
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object) -> None:
-        if self._pipeline is None:
+        pipeline = self._pipeline
+        if pipeline is None:
             return
-        items = list(metric_items(metrics_data))
+        items = list(metric_items(metrics_data, lambda error: count_unencodable(pipeline, Signal.METRICS, error)))
         if self._replaces:
-            self._pipeline.replace(Signal.METRICS, items)
+            pipeline.replace(Signal.METRICS, items)
             return
         for item in items:
-            self._pipeline.append(Signal.METRICS, item)
+            pipeline.append(Signal.METRICS, item)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return self._pipeline is None or self._pipeline.flush(timeout_millis / 1000)

@@ -10,7 +10,7 @@ from rsketch_telemetry.conformance.violation import Place, Violation, shown
 from rsketch_telemetry.otlp.model import Attributes, Value
 from rsketch_telemetry.redaction import names_secret
 
-__all__ = ["Allowances", "holds", "names", "present", "published", "values"]
+__all__ = ["Allowances", "holds", "names", "present", "published", "reserved", "values"]
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "boolean": bool,
@@ -44,7 +44,6 @@ def names(contract: Contract, place: Place, attributes: Attributes, *, migrating
     Args:
         migrating: Whether the item has its current names too, so that the old ones may be there on purpose.
     """
-    registry = contract.registry
     if len(attributes) > contract.limits["attributes"]:
         yield place.violates("limits", f"it has {len(attributes)} attributes")
     for name in attributes:
@@ -52,8 +51,8 @@ def names(contract: Contract, place: Place, attributes: Attributes, *, migrating
         if replacements is not None:
             beside = any(_beside(each, attributes) for each in replacements)
             dated = "duplicate-name" if beside or (migrating and name.startswith("net.")) else "deprecated-name"
-            yield place.violates(dated, f"{name} {replaced(replacements)}", link=dated_link(name))
-        elif name.partition(".")[0] in registry.reserved and not published(contract, name):
+            yield place.violates(dated, f"{shown(name)} {replaced(replacements)}", link=dated_link(name))
+        elif reserved(contract, name) and not published(contract, name):
             yield place.violates("unknown-name", f"{shown(name)} is no published attribute")
         elif not 0 < len(name) <= contract.limits["name"]:
             yield place.violates("limits", f"the name of an attribute has {len(name)} characters")
@@ -78,6 +77,12 @@ def dated_link(name: str) -> str | None:
     return f"https://opentelemetry.io/docs/specs/semconv/non-normative/{guide}-migration/" if guide else None
 
 
+def reserved(contract: Contract, name: str) -> bool:
+    """Return whether a name is in a namespace of the conventions; `url` by itself, as of a log record, is in none."""
+    namespace, dot, _ = name.partition(".")
+    return bool(dot) and namespace in contract.registry.reserved
+
+
 def published(contract: Contract, name: str) -> bool:
     """Return whether an attribute of a reserved namespace is in the registry."""
     registry = contract.registry
@@ -85,6 +90,9 @@ def published(contract: Contract, name: str) -> bool:
 
 
 def _beside(name: str, attributes: Attributes) -> bool:
+    if name == "url.full" and "url.path" in attributes:
+        # A server's span has the parts in place of the whole.
+        return True
     return name in attributes or any(other.startswith(f"{name}.") for other in attributes)
 
 
@@ -92,17 +100,23 @@ def values(
     contract: Contract, place: Place, attributes: Attributes, allowed: Allowances, *, ours: bool
 ) -> Iterator[Violation]:
     """Yield what is wrong with the values."""
-    system = attributes.get("rpc.system.name", "grpc")
     for name, value in attributes.items():
         known = contract.attribute(name)
         yield from _sizes(contract, place, name, value, known if ours else None)
         if known is None:
             continue
         if not _of_type(value, known.type):
-            yield place.violates("attribute-type", f"{name} is {_type_of(value)}, not {known.type}")
-        elif ours or not name.startswith("rpc.") or system == "grpc":
+            yield place.violates("attribute-type", f"{shown(name)} is {_type_of(value)}, not {known.type}")
+        elif ours or _speaks_of(name, attributes):
             yield from _content(place, known, value, allowed, ours=ours)
     yield from _redaction(contract, place, attributes, allowed, ours=ours)
+
+
+def _speaks_of(name: str, attributes: Attributes) -> bool:
+    """Return whether what the contract says of a name's values is about such an item: it knows HTTP and gRPC alone."""
+    if name.startswith("rpc."):
+        return attributes.get("rpc.system.name", "grpc") == "grpc"
+    return name != "network.protocol.version" or "http.request.method" in attributes
 
 
 def _of_type(value: Value, wanted: str) -> bool:
@@ -156,8 +170,11 @@ def _redaction(
         if name == "url.query" and isinstance(value, str):
             for key in _seen(contract, value, allowed, ours=ours):
                 yield place.violates("redaction", f"url.query shows the value of {shown(key)!r}", link=link)
-        elif name == "url.full" and isinstance(value, str) and _has_password(value):
-            yield place.violates("redaction", "url.full shows a user's name or password", link=link)
+        elif name == "url.full" and isinstance(value, str):
+            if _has_password(value):
+                yield place.violates("redaction", "url.full shows a user's name or password", link=link)
+            for key in _seen(contract, _query(value), allowed, ours=ours):
+                yield place.violates("redaction", f"url.full shows the value of {shown(key)!r}", link=link)
         elif ".header." in name or ".trailer." in name:
             shows = isinstance(value, list) and not all(_MASKED.fullmatch(str(each)) for each in value if each)
             header = re.split(r"\.(?:header|trailer)\.", name, maxsplit=1)[1]
@@ -177,6 +194,10 @@ def _seen(contract: Contract, query: str, allowed: Allowances, *, ours: bool) ->
             continue
         elif ours or key in contract.query_keys or names_secret(unquote(key)):
             yield key
+
+
+def _query(url: str) -> str:
+    return url.partition("#")[0].partition("?")[2]
 
 
 def _has_password(url: str) -> bool:

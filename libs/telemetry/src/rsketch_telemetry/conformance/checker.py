@@ -47,7 +47,7 @@ class Checker:
 
     def points(self, items: Sequence[MetricPoint]) -> Iterator[Violation]:
         """Yield what is wrong with the points of metrics; those of one export belong together."""
-        self._metrics.update(item.name for item in items if item.name in self._contract.metrics)
+        self._metrics.update(item.name for item in items if item.name in self._contract.registry.metrics)
         for item in items:
             yield from self._resource(item.resource)
             yield from self._cardinality.point(item)

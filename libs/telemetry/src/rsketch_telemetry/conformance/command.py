@@ -7,6 +7,7 @@ the violations, unless it is asked to compare spans with metrics at the end.
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -47,7 +48,7 @@ the place and the section of the specification; a summary with counts follows at
 exit status:
   0  telemetry arrived and nothing is wrong with it
   1  there are violations
-  2  an argument is wrong, or the ports cannot be listened on
+  2  an argument is wrong, the ports cannot be listened on, or nobody reads what is printed
   3  nothing arrived
 """
 
@@ -91,7 +92,11 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"check cannot listen on {options.host}: {error}", file=sys.stderr)
         return UNUSABLE
-    return checking.conclude()
+    status = checking.conclude()
+    if checking.unwritable is not None:
+        print(f"check cannot write its output: {checking.unwritable.strerror}", file=sys.stderr)
+        return UNUSABLE
+    return status
 
 
 async def _listen(config: "ReceiverConfig", checking: "_Checking", seconds: float | None) -> None:
@@ -100,6 +105,7 @@ async def _listen(config: "ReceiverConfig", checking: "_Checking", seconds: floa
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    checking.on_unwritable = stopped.set
     async with receive(checking, config) as at:
         checking.say(f"listening for OTLP on {at.grpc_endpoint} (gRPC) and {at.http_endpoint} (HTTP)")
         with suppress(TimeoutError):
@@ -108,7 +114,13 @@ async def _listen(config: "ReceiverConfig", checking: "_Checking", seconds: floa
 
 
 class _Checking:
-    """The receiver's handler: checks what arrives and prints what is new."""
+    """
+    The receiver's handler: checks what arrives and prints what is new.
+
+    Attributes:
+        unwritable: Why standard output takes no more, such as a pipe that nobody reads; None while it does.
+        on_unwritable: Called when that happens.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -117,6 +129,8 @@ class _Checking:
         self._spans: list[Span] = []
         self._points: list[MetricPoint] = []
         self._logs: list[LogRecord] = []
+        self.unwritable: OSError | None = None
+        self.on_unwritable: Callable[[], None] = lambda: None
 
     async def handle(self, export: "Export") -> None:
         """Check one request."""
@@ -143,20 +157,38 @@ class _Checking:
     def say(self, text: str) -> None:
         """Print a line for people; at once, as it may go into a pipe."""
         if not self._options.json:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        if self.unwritable is not None:
+            return
+        try:
             print(text, flush=True)
+        except OSError as error:
+            # Not for the service to know, whose export this is the answer to.
+            self.unwritable = error
+            _discard_output()
+            self.on_unwritable()
 
     def conclude(self) -> int:
         """Print the end and return the exit status."""
         if self._options.complete:
             self._show(whole(load(), self._spans, self._points, self._logs))
         if self._options.json:
-            print(self._report.as_json(), flush=True)
+            self._print(self._report.as_json())
         elif not self._report.empty:
-            print(self._report.summary(), flush=True)
+            self._print(self._report.summary())
         if self._report.empty:
             print("check: nothing arrived; is the service's OTEL_EXPORTER_OTLP_ENDPOINT this address?", file=sys.stderr)
             return NOTHING
         return VIOLATIONS if self._report.failed(strict=self._options.strict) else CLEAN
+
+
+def _discard_output() -> None:
+    """Send what is left in the buffer nowhere: at its end Python would try to write it, and fail, once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _port(text: str) -> int:

@@ -14,6 +14,7 @@ from rsketch_telemetry.otlp.model import Attributes, MetricPoint
 __all__ = ["Cardinality", "place_of", "point"]
 
 _OVERFLOW = "otel.metric.overflow"
+_WITH_TEMPORALITY = ("sum", "histogram", "exponential_histogram")
 
 
 def point(contract: Contract, item: MetricPoint, allowed: Allowances) -> Iterator[Violation]:
@@ -24,7 +25,7 @@ def point(contract: Contract, item: MetricPoint, allowed: Allowances) -> Iterato
     replacements = rules.deprecated(contract, item.name)
     if replacements is not None:
         # What else is old about it goes with the name.
-        message = f"{item.name} {rules.replaced(replacements)}"
+        message = f"{shown(item.name)} {rules.replaced(replacements)}"
         yield place.violates("deprecated-name", message, link=rules.dated_link(item.name))
         return
     yield from rules.names(contract, place, item.attributes, migrating=False)
@@ -32,7 +33,7 @@ def point(contract: Contract, item: MetricPoint, allowed: Allowances) -> Iterato
     yield from _consistent(place, item)
     if known:
         yield from _known(contract, place, known, item, ours=ours)
-    elif item.name.partition(".")[0] in contract.registry.reserved and item.name not in contract.registry.metrics:
+    elif rules.reserved(contract, item.name) and item.name not in contract.registry.metrics:
         yield place.violates("unknown-name", f"{shown(item.name)} is no published metric")
     elif ours:
         yield place.violates("unknown-item", "the contract has no such metric")
@@ -51,7 +52,9 @@ def _known(contract: Contract, place: Place, known: Metric, item: MetricPoint, *
     elif known.buckets and item.type == "histogram" and item.bounds != known.buckets:
         listed = ", ".join(f"{bound:g}" for bound in known.buckets)
         yield place.violates("metric-buckets", f"the bounds of its buckets are not {listed}")
-    if known.instrument == "updowncounter" and known.unit != "By" and (item.value or 0) < 0:
+    # A delta may well be below zero.
+    total = item.temporality != "DELTA"
+    if known.instrument == "updowncounter" and known.unit != "By" and total and (item.value or 0) < 0:
         yield place.violates("metric-value", "it counts fewer than none")
     yield from schema_url(contract, place, item.scope.schema_url, known.since, ours=ours)
     if _OVERFLOW in item.attributes:
@@ -88,6 +91,12 @@ def _instrument(item: MetricPoint) -> str:
 def _consistent(place: Place, item: MetricPoint) -> Iterator[Violation]:
     if item.type == "histogram" and item.bucket_counts and sum(item.bucket_counts) != item.count:
         yield place.violates("metric-value", "its buckets do not add up to its count")
+    if item.bucket_counts and len(item.bucket_counts) != len(item.bounds) + 1:
+        yield place.violates("metric-value", "its buckets are not one more than their bounds")
+    if item.type in _WITH_TEMPORALITY and item.temporality not in ("CUMULATIVE", "DELTA"):
+        yield place.violates("metric-value", "it is neither cumulative nor a delta")
+    if item.time_ns < max(item.start_ns, 1):
+        yield place.violates("metric-value", "its time is not set, or before its start")
     if item.bounds != tuple(sorted(set(item.bounds))):
         yield place.violates("metric-value", "the bounds of its buckets do not rise")
     if item.unit == "s" and item.type == "histogram" and (item.sum or 0) < 0:
@@ -104,12 +113,13 @@ class Cardinality:
     def __init__(self, contract: Contract, *, metrics: int = 1000) -> None:
         self._contract = contract
         self._metrics = metrics
-        self._values: OrderedDict[tuple[str, str, str], dict[str, set[str]]] = OrderedDict()
+        # Of the values their hashes: a value is as long as whoever sends it likes.
+        self._values: OrderedDict[int, dict[str, set[int]]] = OrderedDict()
 
     def point(self, item: MetricPoint) -> Iterator[Violation]:
         """Yield what one more point makes too much."""
         service = str(item.resource.attributes.get("service.name", ""))
-        seen = self._values.setdefault((service, item.scope.name, item.name), {})
+        seen = self._values.setdefault(hash((service, item.scope.name, item.name)), {})
         if len(self._values) > self._metrics:
             self._values.popitem(last=False)
         place = place_of(item)
@@ -122,11 +132,11 @@ class Cardinality:
             if known and known.distinct and self._grew(seen, name, repr(value), known.distinct):
                 yield place.violates("metric-cardinality", f"{name} has more than {known.distinct} values")
 
-    def _grew(self, seen: dict[str, set[str]], name: str, value: str, limit: int) -> bool:
-        values = seen.setdefault(name, set())
-        if value in values:
+    def _grew(self, seen: dict[str, set[int]], name: str, value: str, limit: int) -> bool:
+        values, hashed = seen.setdefault(name, set()), hash(value)
+        if hashed in values:
             return False
         if len(values) >= limit:
             return True
-        values.add(value)
+        values.add(hashed)
         return False

@@ -28,7 +28,7 @@ def record(contract: Contract, item: LogRecord, allowed: Allowances) -> Iterator
         yield from _event(contract, place, known, item, ours=ours)
     elif lines:
         yield from _line(contract, place, lines, item)
-    elif item.event_name.partition(".")[0] in contract.registry.reserved:
+    elif rules.reserved(contract, item.event_name):
         yield from _unknown(contract, place, item.event_name)
     elif ours and item.event_name:
         yield place.violates("unknown-item", "the contract has no such event")
@@ -63,14 +63,14 @@ def _line(contract: Contract, place: Place, lines: Lines, item: LogRecord) -> It
     if not item.trace_id or not item.span_id:
         yield place.violates("log-context", "it is in no span")
     for name in item.attributes:
-        if name.partition(".")[0] in contract.registry.reserved and name not in lines.attributes:
+        if rules.reserved(contract, name) and name not in lines.attributes:
             yield place.violates("log-attribute", f"{shown(name)} is no attribute of it")
 
 
 def _unknown(contract: Contract, place: Place, name: str) -> Iterator[Violation]:
     replacements = rules.deprecated(contract, name)
     if replacements is not None:
-        message = f"{name} {rules.replaced(replacements)}"
+        message = f"{shown(name)} {rules.replaced(replacements)}"
         yield place.violates("deprecated-name", message, link=rules.dated_link(name))
     elif name not in contract.registry.events:
         yield place.violates("unknown-name", f"{shown(name)} is no published event")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rsketch_telemetry.conformance.violation import RULES, Violation
 
-__all__ = ["Report"]
+__all__ = ["Report", "line"]
 
 
 class Report:
@@ -26,6 +26,7 @@ class Report:
         self._counts: Counter[Violation] = Counter()
         self.items: Counter[str] = Counter()
         self.left_out = 0
+        self._left_out_wrong = False
 
     def add(self, found: Iterable[Violation]) -> list[Violation]:
         """Count violations, and return those that are seen for the first time."""
@@ -33,6 +34,7 @@ class Report:
         for violation in found:
             if violation not in self._counts and len(self._counts) >= self._distinct:
                 self.left_out += 1
+                self._left_out_wrong |= not violation.advice
                 continue
             if violation not in self._counts:
                 new.append(violation)
@@ -41,7 +43,8 @@ class Report:
 
     def failed(self, *, strict: bool = False) -> bool:
         """Return whether anything is wrong; advice counts only with *strict*."""
-        return any(strict or not violation.advice for violation in self._counts) or self.left_out > 0
+        wrong = any(not violation.advice for violation in self._counts) or self._left_out_wrong
+        return wrong or (strict and bool(self._counts))
 
     @property
     def empty(self) -> bool:

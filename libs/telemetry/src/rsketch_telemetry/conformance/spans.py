@@ -20,8 +20,10 @@ def span(contract: Contract, item: Span, allowed: Allowances) -> Iterator[Violat
     ours = item.scope.name.startswith(contract.scopes)
     yield from rules.names(contract, place, item.attributes, migrating=group is not None)
     yield from rules.values(contract, place, item.attributes, allowed, ours=ours)
-    if 0 < item.end_ns < item.start_ns:
-        yield place.violates("span-time", "it ends before it starts")
+    if not _is_id(item.trace_id, 32) or not _is_id(item.span_id, 16):
+        yield place.violates("span-context", "it has no trace id, or no id of its own")
+    if item.end_ns < max(item.start_ns, 1):
+        yield place.violates("span-time", "it has no end, or one before its start")
     for event in item.events:
         if event.name == "exception":
             yield place.violates("exception-span-event", "an exception is an event of it")
@@ -41,6 +43,10 @@ def _grouped(contract: Contract, place: Place, group: SpanGroup, item: Span, *, 
     if expected is not None and item.name != expected:
         yield place.violates("span-name", f"its name is not {group.name_text}")
     yield from _status(place, group, item)
+
+
+def _is_id(text: str, digits: int) -> bool:
+    return len(text) == digits and text.strip("0") != ""
 
 
 def group_of(contract: Contract, item: Span) -> SpanGroup | None:

@@ -62,6 +62,7 @@ RULES: Final = MappingProxyType(
         "schema-url": Rule("the scope names the conventions that it keeps to", f"{_SPEC}/otel/schemas/"),
         "span-metric-agree": Rule("span and metric say the same of a call", _ERRORS),
         "span-metric-duration": Rule("a call's duration is the same on span and metric", _METRICS),
+        "span-context": Rule("a span has the ids of its trace and of itself", f"{_API}context"),
         "span-name": Rule("a span has the name that its kind gives it, and never the path", _API),
         "span-status": Rule("a span's status follows from how the call ended", _ERRORS),
         "span-time": Rule("a span ends after it starts", _API),
@@ -112,7 +113,7 @@ class Place:
             where=self.where,
             message=message,
             link=link or self.link or RULES[rule].link,
-            scope=self.scope,
+            scope=shown(self.scope),
             advice=RULES[rule].advice,
         )
 

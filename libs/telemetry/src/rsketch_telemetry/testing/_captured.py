@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
-from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import (
     LoggerProvider,
@@ -30,6 +30,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from rsketch_telemetry import environment
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.otlp.encode import metric_requests
 from rsketch_telemetry.otlp.model import (
     LogRecord,
     MetricPoint,
@@ -46,6 +47,9 @@ from rsketch_telemetry.version import __version__
 __all__ = ["Captured", "PointReader"]
 
 _MOST_EXEMPLARS: Final = 64
+_MOST_CHARACTERS: Final = 200
+_MOST_UNREADABLE: Final = 16
+"""Things that OTLP cannot hold; a metric is one each time that the points are read."""
 
 
 class Captured:
@@ -62,12 +66,12 @@ class Captured:
         self._recorders: dict[str, Recorder] = {}
         self._spans: list[Span] = []
         self._logs: list[LogRecord] = []
-        self._unreadable: list[str] = []
+        self._unreadable: deque[str] = deque(maxlen=_MOST_UNREADABLE)
         # Reentrant: a finalizer that logs may run while this thread holds it.
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self._ending = 0
-        reader = PointReader()
+        reader = PointReader(self.note_unreadable)
         self.readers = [reader]
         # The SDK's constructors read the environment, where telemetry may be switched off for tests.
         with environment.presented({}):
@@ -203,7 +207,7 @@ class Captured:
         """Return a few lines on what was captured: each kind of item with its count."""
         store = TelemetryStore()
         store.spans, store.points, store.logs = self.spans, self.points, self.logs
-        lost = [f"not readable, as OTLP cannot hold it: {what}" for what in self._unreadable]
+        lost = [f"not readable, as OTLP cannot hold it: {what}" for what in dict.fromkeys(self._unreadable)]
         return "\n".join([store.summary(), *lost])
 
     def recorder(self, scope: str) -> Recorder:
@@ -227,13 +231,16 @@ class Captured:
         try:
             spans, logs = decode()
         except Exception as error:  # noqa: BLE001 - a value that cannot be encoded must not fail the program under test
-            with self._lock:
-                self._unreadable.append(f"{type(error).__name__}: {error}")
+            self.note_unreadable(error)
             return
         with self._lock:
             self._spans += spans
             self._logs += logs
         self._notify()
+
+    def note_unreadable(self, error: Exception) -> None:
+        """Remember what `summary` says of an item that cannot be encoded."""
+        self._unreadable.append(f"{type(error).__name__}: {str(error)[:_MOST_CHARACTERS]}")
 
     @contextmanager
     def settling(self) -> Iterator[None]:
@@ -343,10 +350,16 @@ def _readable(record: ReadWriteLogRecord) -> ReadableLogRecord:
 
 
 class PointReader(MetricReader):
-    """Keeps the last point of each stream, with all exemplars: the SDK hands each exemplar out once."""
+    """
+    Keeps the last point of each stream, with all exemplars: the SDK hands each exemplar out once.
 
-    def __init__(self) -> None:
+    Args:
+        refused: Called for each metric that cannot be encoded.
+    """
+
+    def __init__(self, refused: Callable[[Exception], None]) -> None:
         super().__init__()
+        self._refused = refused
         self._points: dict[tuple[str, str, str], MetricPoint] = {}
         self._closed = False
 
@@ -362,10 +375,11 @@ class PointReader(MetricReader):
         self._closed = True
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object) -> None:
-        for point in decode_metrics(encode_metrics(metrics_data)):
-            key = (point.scope.name, point.name, repr(sorted(point.attributes.items())))
-            before = self._points.get(key)
-            self._points[key] = _with_exemplars(point, before) if before else point
+        for request in metric_requests(metrics_data, self._refused):
+            for point in decode_metrics(request):
+                key = (point.scope.name, point.name, repr(sorted(point.attributes.items())))
+                before = self._points.get(key)
+                self._points[key] = _with_exemplars(point, before) if before else point
 
     def shutdown(self, timeout_millis: float = 30_000, **_: object) -> None:
         """Do nothing: nothing runs."""

@@ -60,11 +60,13 @@ def open_capture(settings: InstrumentorSettings | None) -> tuple[Captured, Calla
         with _lock:
             if captured not in _open:
                 return
-            captured.close()
-            detach()
-            _open = tuple(each for each in _open if each is not captured)
-            if not _open:
-                _end()
+            try:
+                captured.close()
+            finally:
+                detach()
+                _open = tuple(each for each in _open if each is not captured)
+                if not _open:
+                    _end()
         # A fixture may be ended in another context than it began in; then its own is gone anyway.
         with suppress(ValueError):
             _here.reset(token)
@@ -271,7 +273,7 @@ def _read_global_meters(captured: Captured) -> Callable[[], None]:
     meters = metrics_internal._METER_PROVIDER
     if not isinstance(meters, sdk_metrics.MeterProvider):
         return lambda: None
-    reader = PointReader()
+    reader = PointReader(captured.note_unreadable)
     consumer: Any = meters._measurement_consumer
     if hasattr(consumer, "add_metric_reader"):
         consumer.add_metric_reader(reader)

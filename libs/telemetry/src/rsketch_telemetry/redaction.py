@@ -17,7 +17,8 @@ _MAX_QUERY_LENGTH = 16 * 1024
 _MAX_SECRET_LENGTH = 4 * 1024
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 
-_CREDENTIAL = r"(?:pass(?:word|wd|phrase)|pwd|secret|token|jwt|(?:api|access|private|secret)[_-]?key|signature|credential|cookie2?)"
+_KEY = r"(?:api|access|private|secret)[_-]?key"
+_CREDENTIAL = rf"(?:pass(?:word|wd|phrase)|pwd|secret|token|jwt|{_KEY}|signature|credential|cookie2?)"
 
 # Each takes time in proportion to the text: no pattern begins with a run of what it also ends in. In this order: the
 # word Bearer may be the value of a field.

@@ -4,13 +4,21 @@ import logging.config
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
+import grpc.aio
 import pytest
+import sanic_server
 from opentelemetry import trace
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from recording import Instrumented, Recording, attributes, until
 from rsketch_telemetry import Telemetry, logs
+from rsketch_telemetry.grpc import GrpcAioServerInstrumentor
 from rsketch_telemetry.sdk import create_providers
+from sanic import Request
+from sanic.response import HTTPResponse
+from till import SERVICE, Channel, Handler, listening, path
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
 
@@ -212,3 +220,60 @@ def test_text_lines() -> None:
 
     assert outside.endswith("INFO    shop: sold tea")
     assert inside.endswith(f"sold tea trace_id={0xABC:032x} span_id={0xDEF:016x}")
+
+
+def _with_exception(recording: Recording) -> list[str]:
+    return [
+        str(record.event_name or record.body)
+        for record in recording.records()
+        if "exception.type" in attributes(record)
+    ]
+
+
+async def test_an_exception_of_a_sanic_handler_has_one_record() -> None:
+    """Sanic's own line is exported without it, and without the values of the query that it quotes."""
+    with sanic_server.Telemetry.recording() as telemetry:
+        telemetry.instrument()
+        logs.install(telemetry.logger_provider)
+        app = sanic_server.create_app()
+
+        @app.get("/broken")
+        async def broken(request: Request) -> HTTPResponse:
+            raise ValueError("broken")
+
+        try:
+            await sanic_server.fetch(app, "/broken?page=hush")
+            await telemetry.server()
+        finally:
+            logs.uninstall()
+        bodies = [str(record.body) for record in telemetry.records()]
+
+    assert _with_exception(telemetry) == ["http.server.request.exception"]
+    assert len(bodies) == 2
+    assert not [body for body in bodies if "hush" in body]
+
+
+async def test_an_exception_of_a_grpc_handler_has_one_record() -> None:
+    """So is the line of gRPC's core."""
+
+    async def broken(_request: bytes, _context: object) -> bytes:
+        raise ValueError("broken")
+
+    telemetry = Instrumented(GrpcAioServerInstrumentor())
+    telemetry.instrument()
+    logs.install(telemetry.logger_provider)
+    handlers: dict[str, Handler] = {"Pay": grpc.unary_unary_rpc_method_handler(broken)}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+    channel: Channel
+    try:
+        async with listening(server) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(path("Pay"))(b"")
+            await until(lambda: telemetry.ended(SpanKind.SERVER))
+    finally:
+        logs.uninstall()
+        telemetry.close()
+
+    assert _with_exception(telemetry) == ["rpc.server.call.exception"]
+    assert len(telemetry.records()) == 2

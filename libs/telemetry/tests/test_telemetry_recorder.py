@@ -355,3 +355,17 @@ def test_old_names_are_recorded_beside_the_new_where_asked_for() -> None:
     assert (metrics["http.server.duration"].unit, metrics["rpc.server.duration"].unit) == ("ms", "ms")
     assert old_point.sum == pytest.approx(new_point.sum * 1000)
     assert not [name for name in attributes(old_point) if name.startswith("http.request")]
+
+
+def test_an_exception_has_one_record_in_its_trace() -> None:
+    """What a call from within a handler raised, and then ends the handler too, is recorded with that call alone."""
+    recorded = _Recorded()
+    error = ValueError("refused")
+    for _ in range(2):
+        served = recorded.recorder.http_server(REQUEST, Context())
+        made = recorded.recorder.rpc_client(RPC, served.context)
+        made.end(RpcOutcome(status_code="UNKNOWN", exception=error))
+        served.end(HttpOutcome(status_code=500, exception=error))
+
+    # The same object in another trace is news there.
+    assert [event for event, _ in recorded.events] == ["rpc.client.call.exception"] * 2

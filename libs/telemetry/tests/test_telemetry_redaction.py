@@ -51,7 +51,7 @@ def test_free_text_loses_credentials(text: str) -> None:
     assert "REDACTED" in scrub(text)
 
 
-@pytest.mark.parametrize("part", ["a", "a-", "eyJ-", "password ", "password='", "a://", "basic "])
+@pytest.mark.parametrize("part", ["a", "a-", "eyJ-", "password ", "password='", "a://", "a://b?", "basic "])
 def test_scrubbing_takes_time_in_proportion(part: str) -> None:
     """No text, however it repeats itself, holds the caller up."""
     started = time.perf_counter()
@@ -60,9 +60,18 @@ def test_scrubbing_takes_time_in_proportion(part: str) -> None:
     assert time.perf_counter() - started < 0.5
 
 
+def test_queries_of_urls_in_free_text_lose_their_values() -> None:
+    """What a log line or an exception says of a URL keeps its keys, as `url.query` does."""
+    text = "GET 'https://shop.example/a?card=4111&sig=zz&flag' failed, see http://x/?page=2 (again)"
+
+    assert scrub(text) == (
+        "GET 'https://shop.example/a?card=REDACTED&sig=REDACTED&REDACTED' failed, see http://x/?page=REDACTED (again)"
+    )
+
+
 def test_ordinary_text_is_left_alone() -> None:
     """What promises no secret stays as it is."""
-    text = "KeyError: 'tokens' not found in basket 12 at https://shop.example/basket/12?page=2"
+    text = "KeyError: 'tokens' not found in basket 12 at https://shop.example/basket/12, page=2"
 
     assert scrub(text) == text
 

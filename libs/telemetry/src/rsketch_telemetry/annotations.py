@@ -16,7 +16,7 @@ from opentelemetry.trace import Span
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
 
-__all__ = ["annotate", "with_server_span"]
+__all__ = ["annotate", "is_served", "with_server_span"]
 
 _SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
 _RESERVED = ("client", "error", "exception", "http", "network", "rpc", "server", "url", "user_agent")
@@ -52,6 +52,14 @@ class _ServerSpan:
 def with_server_span(span: Span, context: Context) -> Context:
     """Return *context* with *span* as the one that `annotate` writes on."""
     return context_api.set_value(_SERVER_SPAN, _ServerSpan(span), context)
+
+
+def is_served() -> bool:
+    """Return whether a request or an RPC is being served, as far as its span tells: an unsampled one says nothing."""
+    served = context_api.get_value(_SERVER_SPAN)
+    if not isinstance(served, _ServerSpan):
+        return False
+    return served.span.is_recording() or not served.span.get_span_context().trace_flags.sampled
 
 
 def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:

@@ -16,7 +16,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
 
-from rsketch_telemetry import access, semconv
+from rsketch_telemetry import access, annotations, semconv
 from rsketch_telemetry.facts import error_name
 from rsketch_telemetry.pipeline import SUPPRESSED
 from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
@@ -114,13 +114,19 @@ class OtlpHandler(logging.Handler):
         return known
 
 
+def _is_recorded_anyway(logger: str, error: BaseException) -> bool:
+    """Return whether an exception in a framework's own line ends up in a record of its own, with the call it ended."""
+    # Of a status below 500 no call makes a record: the line is all there is.
+    return logger in _FRAMEWORKS and annotations.is_served() and getattr(error, "status_code", None) in _SERVER_ERRORS
+
+
 def _api_record(record: logging.LogRecord) -> LogRecord:
     attributes: dict[str, Any] = {"code.file.path": clean(record.pathname), "code.line.number": record.lineno}
     if record.funcName:
         attributes["code.function.name"] = record.funcName
     attributes |= {str(name): _plain(str(name), value) for name, value in _extra(record).items()}
     error = record.exc_info[1] if record.exc_info else None
-    if error is not None and record.exc_info:
+    if error is not None and record.exc_info and not _is_recorded_anyway(record.name, error):
         attributes[semconv.EXCEPTION_TYPE] = error_name(error)
         attributes[semconv.EXCEPTION_MESSAGE] = scrub(as_text(error))
         attributes[semconv.EXCEPTION_STACKTRACE] = scrub(logging.Formatter().formatException(record.exc_info))
@@ -153,6 +159,10 @@ def _plain(name: str, value: object) -> str | int | float | bool:
 def _severity(level: int) -> SeverityNumber:
     return next((number for floor, number in _SEVERITIES if level >= floor), SeverityNumber.TRACE)
 
+
+_FRAMEWORKS = frozenset({"sanic.error", "grpc._cython.cygrpc"})
+"""Loggers by which frameworks say that a handler failed."""
+_SERVER_ERRORS = frozenset({None, *range(500, 600)})
 
 _Call = Callable[[logging.Logger, logging.LogRecord], None]
 _installed: list[tuple[_Call, _Call]] = []

@@ -7,7 +7,8 @@ Two rules hold for every recorder: the metric's value is the span's duration, an
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from contextlib import suppress
+from typing import Final, Protocol, TypeVar
 
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber, get_logger_provider
@@ -27,6 +28,9 @@ from rsketch_telemetry.version import __version__
 __all__ = ["Call", "Recorder", "SdkRecorder", "guarded"]
 
 Outcome = TypeVar("Outcome", contravariant=True)
+
+_RECORDED_IN: Final = "__rsketch_recorded_in__"
+"""Attribute of an exception: the trace that has a record of it."""
 
 
 class Call(Protocol[Outcome]):
@@ -144,7 +148,9 @@ class SdkRecorder:
         )
 
     def exception(self, event_name: str, error: BaseException, severity: SeverityNumber, context: Context) -> None:
-        """Emit the one log record of an exception that nobody handled."""
+        """Emit the one log record of an exception that nobody handled, with the first call of a trace that it ends."""
+        if not _is_new(error, context):
+            return
         attributes = _exception_attributes(error)
         self._logger.emit(
             LogRecord(
@@ -158,6 +164,17 @@ class SdkRecorder:
                 attributes=attributes,
             )
         )
+
+
+def _is_new(error: BaseException, context: Context) -> bool:
+    """Return whether *error* has not been recorded in this trace, such as with a call from within the handler."""
+    trace_id = trace.get_current_span(context).get_span_context().trace_id
+    if trace_id and getattr(error, _RECORDED_IN, None) == trace_id:
+        return False
+    # An exception of a program may have no room for it.
+    with suppress(Exception):
+        setattr(error, _RECORDED_IN, trace_id)
+    return True
 
 
 def _exception_attributes(error: BaseException) -> dict[str, str]:

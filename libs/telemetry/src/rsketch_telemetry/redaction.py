@@ -31,6 +31,8 @@ _SECRETS = (
     # A JSON Web Token: three base64url parts, the first of which is a JSON object.
     re.compile(r"()((?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"),
 )
+# The query of a URL, whose values are secrets like those of any query. Bounded, so that it is read but once.
+_URL_QUERY = re.compile(r"(://[^\s\"'<>?]{1,512}\?)([^\s\"'<>]+)")
 _SECRET_NAMES = re.compile(rf"(?i){_CREDENTIAL}s?$|authorization$|(?:^|[-_.])auth$")
 
 
@@ -71,9 +73,14 @@ def names_secret(name: str) -> bool:
 
 
 def scrub(text: str, limit: int = 16 * 1024) -> str:
-    """Return free text, such as an exception's, without the credentials that match well-known patterns."""
+    """
+    Return free text, such as an exception's, without the values of URLs' queries and without credentials.
+
+    Credentials are what matches well-known patterns.
+    """
     # Cut only then: of half a credential no pattern knows what it is.
     text = clean(text, limit + _MAX_SECRET_LENGTH)
+    text = _URL_QUERY.sub(lambda found: found[1] + redact_query(found[2]), text)
     for pattern in _SECRETS:
         text = pattern.sub(rf"\g<1>{REDACTED}", text)
     return text[:limit]

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -298,6 +298,18 @@ def test_each_call_has_one_span_of_each_side(visit: Visit) -> None:
     assert asked.items() <= served.items()
     assert scopes == {"rsketch_telemetry.sanic", "rsketch_telemetry.grpc"}
     assert [span for span, count in ids.items() if count > 1] == []
+
+
+def test_both_programs_say_how_they_are(visit: Visit) -> None:
+    """Process, garbage collector, event loop, pipeline and calls in flight, of each without a line of its code."""
+    said: dict[str, set[str]] = defaultdict(set)
+    for point in visit.telemetry.points:
+        said[str(point.resource.attributes["service.name"])].add(point.name)
+    wanted = {"process.cpu.time", "cpython.gc.collections", "rsketch.event_loop.lag", "otel.sdk.exporter.span.exported"}
+
+    assert len(said) == 2
+    assert not {name: wanted - names for name, names in said.items() if wanted - names}
+    assert any("rsketch.rpc.server.active_calls" in names for names in said.values())
 
 
 def test_a_refusal_is_the_callers_error(visit: Visit) -> None:

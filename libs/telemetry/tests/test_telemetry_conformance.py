@@ -1,8 +1,11 @@
 """The checker: a good run passes, and each thing that is made wrong in it is found by exactly the rule for it."""
 
+import json
 import logging
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from opentelemetry.context import Context
 from recording import Recording
 from rsketch_telemetry import access
 from rsketch_telemetry.conformance import RULES, Allowances, Violation, check
+from rsketch_telemetry.conformance.contract import parse
 from rsketch_telemetry.conformance.report import Report, line
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, captured, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
@@ -567,3 +571,57 @@ def test_a_report_counts_and_has_an_end(good: Telemetry) -> None:
     many = Report(distinct=1)
     many.add([replace(named, rule="duplicate-name", where=f"span {number}", advice=True) for number in range(3)])
     assert (many.left_out, many.failed(), many.failed(strict=True)) == (2, False, True)
+
+
+def _at(*path: str) -> Callable[[dict[str, Any], object], None]:
+    def change(contract: dict[str, Any], value: object) -> None:
+        at = contract
+        for name in path[:-1]:
+            at = at[name]
+        at[path[-1]] = value
+
+    return change
+
+
+# One place of the contract each, and what is put there: what the code emits must then break it.
+CONTRACT_MUTATIONS: Mapping[str, tuple[Callable[[dict[str, Any], object], None], object]] = {
+    "another schema": (_at("schema_url"), "https://opentelemetry.io/schemas/1.44.0"),
+    "a shorter text": (_at("limits", "text"), 3),
+    "an int for a string": (_at("attribute", "http.request.method", "type"), "int"),
+    "a string for an int": (_at("attribute", "http.response.status_code", "type"), "string"),
+    "a string for a list": (_at("attribute", "http.request.header.", "type"), "string"),
+    "other methods": (_at("attribute", "http.request.method", "values"), ["PUT"]),
+    "other schemes": (_at("attribute", "url.scheme", "values"), ["ftp"]),
+    "other statuses": (_at("attribute", "rpc.status_code", "values"), ["FINE"]),
+    "another system": (_at("attribute", "rpc.system.name", "values"), ["thrift"]),
+    "a smaller range": (_at("attribute", "http.response.status_code", "range"), [100, 199]),
+    "another form of a path": (_at("attribute", "url.path", "pattern"), "/only"),
+    "one more attribute required": (_at("span", "http.server", "attributes", "client.address"), {"level": "required"}),
+    "fewer attributes on a metric": (_at("metric", HTTP, "attributes"), {"http.request.method": {"level": "required"}}),
+    "a route that every request has": (_at("span", "http.server", "attributes", "http.route"), {"level": "required"}),
+    "another status rule of servers": (_at("span", "rpc.server", "status"), "rpc.client"),
+    "another status rule of clients": (_at("span", "rpc.client", "status"), "rpc.server"),
+    "another rule of names": (_at("span", "http.server", "name"), "rpc"),
+    "milliseconds": (_at("metric", HTTP, "unit"), "ms"),
+    "other buckets": (_at("metric", SERVED, "buckets"), [0, 5, 10]),
+    "a counter": (_at("metric", CALLED, "instrument"), "counter"),
+    "another unit of what is open": (_at("metric", "rsketch.rpc.server.active_calls", "unit"), "1"),
+    "an exception without its message": (
+        _at("event", "http.server.request.exception", "attributes"),
+        {"exception.stacktrace": {"level": "required"}, "exception.cause": {"level": "required"}},
+    ),
+    "another severity": (_at("event", "rpc.client.call.exception", "severity"), "ERROR"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT_MUTATIONS)
+def test_a_contract_that_says_something_else_is_broken(good: Telemetry, name: str) -> None:
+    """What the code emits keeps to the contract as it is, and to no other."""
+    folder = resources.files("rsketch_telemetry.conformance")
+    said = tomllib.loads((folder / "contract.toml").read_text("utf-8"))
+    published = json.loads((folder / "registry.json").read_text("utf-8"))
+    change, value = CONTRACT_MUTATIONS[name]
+    assert check(good.spans, good.points, good.logs, contract=parse(said, published)) == []
+
+    change(said, value)
+    assert check(good.spans, good.points, good.logs, contract=parse(said, published))

@@ -646,16 +646,19 @@ async def test_trailing_metadata_and_details_are_unchanged(telemetry: Telemetry)
 
 
 async def test_excluded_service_has_no_telemetry() -> None:
-    """A service on the list gets neither span nor metric, and works; another one does."""
+    """A service on the list gets neither span nor metric, not even of calls in flight, and works; another one does."""
     telemetry = Telemetry()
     telemetry.instrument(InstrumentorSettings(excluded_services=frozenset({SERVICE})))
     try:
         async with serving({"Pay": grpc.unary_unary_rpc_method_handler(echo)}) as channel:
             assert await channel.unary_unary(path("Pay"))(b"5") == b"5"
+            recorded = telemetry.collected()
             await status_of(channel.unary_unary(path("Pay", "shop.v1.Other"))(b""))
             span = await telemetry.server()
     finally:
         telemetry.close()
+
+    assert recorded == []
 
     assert attributes(span)["rpc.method_original"] == "shop.v1.Other/Pay"
 
@@ -668,10 +671,13 @@ async def test_settings_are_the_environment_s_by_default(monkeypatch: pytest.Mon
     try:
         async with serving({"Pay": grpc.unary_unary_rpc_method_handler(echo)}) as channel:
             assert await channel.unary_unary(path("Pay"))(b"5") == b"5"
+            recorded = telemetry.collected()
             await status_of(channel.unary_unary(path("Pay", "shop.v1.Other"))(b""))
             span = await telemetry.server()
     finally:
         telemetry.close()
+
+    assert recorded == []
 
     assert attributes(span)["rpc.method_original"] == "shop.v1.Other/Pay"
 

@@ -1,4 +1,8 @@
-"""How many examples the property tests try: 1,000 each; `--hypothesis-profile=full` makes that 10,000 new ones."""
+"""
+How many examples the property tests try: 1,000 each; `--hypothesis-profile=full` makes that 10,000 new ones.
+
+pytest must be given this folder then: only so is it read before the profile is looked for.
+"""
 
 from hypothesis import HealthCheck, settings
 

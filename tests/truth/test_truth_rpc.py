@@ -1,21 +1,17 @@
 """Every gRPC case in every process model, ours against bare: a test for each row of a column, and one for the table."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from truth.frame import Judgement
+from truth.judged import Chosen, Judged, judged_by
 from truth.report import committed, row_of
 from truth.rpc.columns import SUITE
 from truth.rpc.drive import CLIENT, SERVER
 
-Chosen = dict[tuple[str, str], set[str]]
-
 _ROWS = [(column.name, case.name) for column, case in SUITE.rows("ours")]
-_COLUMNS = {column.name: column for column in SUITE.columns}
 
 # What instrumentors of gRPC have been seen to do, and the column and cases that look at it.
 DEFECTS = {
@@ -34,49 +30,15 @@ DEFECTS = {
 }
 
 
-class Judged(Protocol):
-    """What `judged` gives a test."""
-
-    def __call__(self, column: str, subject: str = "ours") -> dict[str, Judgement]:
-        """Return the judgements of a column by case."""
-        ...
-
-
 @pytest.fixture(scope="session")
 def judged(request: pytest.FixtureRequest) -> Judged:
-    """
-    Return the judgements of a column by case, ours unless another subject is named.
-
-    All that the chosen tests need is run at the first call: a program once for each column, a few columns at a time.
-    """
-    found: dict[tuple[str, str], dict[str, Judgement] | BaseException] = {}
-
-    def judge(column: str, subject: str = "ours") -> dict[str, Judgement]:
-        if not found:
-            found.update(asyncio.run(_judge_all(_chosen(request.session.items))))
-        judgements = found[column, subject]
-        if isinstance(judgements, BaseException):
-            raise judgements
-        return judgements
-
-    return judge
-
-
-async def _judge_all(chosen: Chosen) -> dict[tuple[str, str], dict[str, Judgement] | BaseException]:
-    at_once = asyncio.Semaphore(2)
-
-    async def judge(column: str, subject: str, cases: set[str]) -> dict[str, Judgement]:
-        async with at_once:
-            judgements = await SUITE.judge(_COLUMNS[column], (subject,), cases)
-        return {judgement.case: judgement for judgement in judgements}
-
-    judging = [judge(*which, cases) for which, cases in chosen.items()]
-    return dict(zip(chosen, await asyncio.gather(*judging, return_exceptions=True), strict=True))
+    """What gives the judgements of a column; the cases that the chosen tests look at are run at its first call."""
+    return judged_by(SUITE, _chosen(request.session.items))
 
 
 def _chosen(items: Iterable[pytest.Item]) -> Chosen:
     """Return the cases that the chosen tests look at, by column and subject."""
-    chosen: Chosen = defaultdict(set)
+    chosen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for item in items:
         if item.path.name == "test_truth_rpc.py":
             for column, subject, case in _looked_at(item):

@@ -27,7 +27,7 @@ _COLUMNS = (
     _column(SERVER, "server", "The server is under test; its callers know nothing of telemetry.", whole=True),
     _column(CLIENT, "client", "The caller is under test; its servers know nothing of telemetry.", whole=True),
     _column(BOTH, "both", "Both ends are under test, in one process."),
-    _column(INTERCEPTED, "intercepted", "Both ends have interceptors of the application's own."),
+    _column(INTERCEPTED, "intercepted", "The application's own interceptors at both ends, inside of ours."),
     _column(REGISTERED, "registered", "Methods are registered by name too, as generated code does."),
     _column(EARLY, "early", "`server` and `insecure_channel` were imported before.", launched=False),
     Column(

@@ -6,12 +6,13 @@ it passes one of the harness's own.
 """
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
@@ -29,6 +30,7 @@ from harness.children import Child, clean_environ, running
 __all__ = ["Collector", "collecting", "free_ports", "runnable"]
 
 _ATTEMPTS = 3
+_LOWEST_PORT = 10240
 _OURS = ("rsketch_telemetry.", "rsketch-telemetry")
 """Scopes, and the resource's distribution, that must keep to the contract; a test may send what it likes."""
 
@@ -149,14 +151,24 @@ def free_ports(count: int) -> list[int]:
     """
     Return different ports that were free a moment ago.
 
-    They are held together until all are known, so that they differ. Somebody else may take one before it is used;
-    who uses them tries again then.
+    They are held together until all are known, so that they differ. They are not among those that the kernel hands to
+    outgoing connections, of which any may take one before it is used; who uses them tries again then.
     """
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        return [_bound(held.enter_context(socket.socket())) for _ in range(count)]
+
+
+def _bound(free: socket.socket) -> int:
+    for _ in range(200):
+        with suppress(OSError):
+            free.bind(("127.0.0.1", random.randrange(_LOWEST_PORT, max(2 * _LOWEST_PORT, _ephemeral_port()))))
+            return int(free.getsockname()[1])
+    raise RuntimeError("no free port was found in 200 tries")
+
+
+def _ephemeral_port() -> int:
+    """Return the lowest port that the kernel chooses by itself."""
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def _agent() -> Path:

@@ -388,6 +388,8 @@ def _shape(captured: Captured) -> dict[str, set[object]]:
         "metrics": {
             (point.name, point.unit, point.type, point.temporality, _keys(point.attributes))
             for point in telemetry.points
+            # Measured a few times a second: a process that is soon over may have none.
+            if point.name != "rsketch.event_loop.lag"
         },
         # Of its own lines each start mode has others: a supervisor writes some, a single process does not.
         "logs": {(log.severity_text, log.scope.name, _keys(log.attributes)) for log in telemetry.logs if log.trace_id},

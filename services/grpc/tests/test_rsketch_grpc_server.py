@@ -92,7 +92,8 @@ async def until(condition: Callable[[], bool]) -> None:
 def handlers() -> list[AsyncGeneratorType[HelloResponse, None]]:
     """Find the streams that the servicer is busy with, in this process."""
     code = HelloServicer.HelloStream.__code__
-    streams = (each for each in gc.get_objects() if isinstance(each, AsyncGeneratorType) and each.ag_code is code)
+    # Its very type: what isinstance() asks of a weak proxy, which others leave behind, may no longer be there.
+    streams = (each for each in gc.get_objects() if type(each) is AsyncGeneratorType and each.ag_code is code)
     return [each for each in streams if each.ag_frame is not None]
 
 

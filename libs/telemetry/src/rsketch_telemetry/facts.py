@@ -246,7 +246,8 @@ def http_request(
         method=method if known else semconv.OTHER,
         method_original=None if known else clean(method, 64),
         scheme=scheme,
-        path=clean(path),
+        # Whatever took a query for a part of the path: its values must not get out that way.
+        path=clean(path.partition("?")[0]),
         query=redact_query(query, allowed_query_keys) if query else None,
         protocol_version=protocol_version,
         server_address=server_address,

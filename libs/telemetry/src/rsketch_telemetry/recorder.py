@@ -122,30 +122,16 @@ class SdkRecorder:
             set_status_on_exception=False,
         )
 
-    def duration(self, metric: str, seconds: float, attributes: Attributes, context: Context) -> None:
-        """Record a duration with an exemplar that points to the span in *context*."""
+    def duration(self, metric: str, value: float, attributes: Attributes, context: Context) -> None:
+        """Record a duration, in the metric's unit, with an exemplar that points to the span in *context*."""
         histogram = self._durations.get(metric)
         if histogram is None:
             # Made at first use, so that a service that never makes a call does not announce a histogram for it.
-            histogram = self._durations[metric] = self._histogram(metric)
-        histogram.record(seconds, attributes, context)
-
-    def old_duration(self, metric: str, milliseconds: float, attributes: Attributes, context: Context) -> None:
-        """Record a duration once more, as old conventions called it."""
-        histogram = self._durations.get(metric)
-        if histogram is None:
+            unit, description, buckets = _DURATIONS[metric]
             histogram = self._durations[metric] = self._meter.create_histogram(
-                metric, "ms", "As older conventions have it.", explicit_bucket_boundaries_advisory=OLD_BUCKETS_MS
+                metric, unit, description, explicit_bucket_boundaries_advisory=buckets
             )
-        histogram.record(milliseconds, attributes, context)
-
-    def _histogram(self, metric: str) -> Histogram:
-        return self._meter.create_histogram(
-            metric,
-            semconv.DURATION_UNIT,
-            _DESCRIPTIONS[metric],
-            explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
-        )
+        histogram.record(value, attributes, context)
 
     def exception(self, event_name: str, error: BaseException, severity: SeverityNumber, context: Context) -> None:
         """Emit the one log record of an exception that nobody handled, with the first call of a trace that it ends."""
@@ -190,6 +176,11 @@ _DESCRIPTIONS = {
     semconv.RPC_SERVER_DURATION: "Measures the duration of an incoming Remote Procedure Call (RPC).",
     semconv.RPC_CLIENT_DURATION: "Measures the duration of an outgoing Remote Procedure Call (RPC).",
 }
+_DURATIONS = {
+    **{name: (semconv.DURATION_UNIT, text, semconv.DURATION_BUCKETS) for name, text in _DESCRIPTIONS.items()},
+    **dict.fromkeys(OLD_METRICS.values(), ("ms", "As older conventions have it.", OLD_BUCKETS_MS)),
+}
+"""Unit, description and buckets of each histogram."""
 _IN_FLIGHT = {
     semconv.HTTP_ACTIVE_REQUESTS: ("{request}", "Number of active HTTP server requests."),
     semconv.RSKETCH_RPC_CALLS: ("{call}", "Number of RPCs being served."),
@@ -276,7 +267,7 @@ class _Measured:
     def _measure(self, metric: str, attributes: Attributes, elapsed_ns: int) -> None:
         self._recorder.duration(metric, elapsed_ns / 1e9, attributes, self.context)
         if self._old:
-            self._recorder.old_duration(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(attributes), self.context)
+            self._recorder.duration(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(attributes), self.context)
 
     def _count(self, change: int) -> None:
         """Count the call among those in flight, where its kind is counted."""

@@ -42,7 +42,7 @@ def test_every_environment_has_its_lock_and_no_lock_is_left_over() -> None:
     assert set(_NAMES) == {"hatch", "build", *(environment.lock for environment in environments().values())}
 
 
-@pytest.mark.parametrize("name", ["http", "grpc"])
+@pytest.mark.parametrize("name", ["http", "grpc", "dashboard"])
 def test_a_service_is_locked_to_the_versions_that_the_tests_use(name: str) -> None:
     """Each version in a service's lock is in the one that the tests ran with."""
     tested = _versions(LOCKS / "dev.txt")

@@ -26,7 +26,14 @@ _Method = Callable[[bytes, _Context], Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def serve_grpc(handler: Handler, *, netloc: str, message_bytes: int, close_seconds: float) -> AsyncIterator[int]:
+async def serve_grpc(
+    handler: Handler,
+    *,
+    netloc: str,
+    message_bytes: int,
+    close_seconds: float,
+    refused: Callable[[Refusal], None] | None = None,
+) -> AsyncIterator[int]:
     """
     Serve OTLP/gRPC while open.
 
@@ -35,6 +42,7 @@ async def serve_grpc(handler: Handler, *, netloc: str, message_bytes: int, close
         netloc: `host:port` to listen on, port 0 for a free one.
         message_bytes: Limit of one message, compressed or not; larger ones are answered with RESOURCE_EXHAUSTED.
         close_seconds: Time for calls in flight once closing has begun; then they are cancelled.
+        refused: Called for each request that cannot be decoded and so does not reach the handler.
 
     Yields:
         The port.
@@ -49,7 +57,7 @@ async def serve_grpc(handler: Handler, *, netloc: str, message_bytes: int, close
             ("grpc.max_receive_message_length", message_bytes),
         )
     )
-    server.add_generic_rpc_handlers(tuple(_service(signal, handler) for signal in Signal))
+    server.add_generic_rpc_handlers(tuple(_service(signal, handler, refused) for signal in Signal))
     try:
         port = server.add_insecure_port(netloc)
     except RuntimeError as error:
@@ -61,16 +69,22 @@ async def serve_grpc(handler: Handler, *, netloc: str, message_bytes: int, close
         await server.stop(close_seconds)
 
 
-def _service(signal: Signal, handler: Handler) -> grpc.GenericRpcHandler:
+def _service(signal: Signal, handler: Handler, refused: Callable[[Refusal], None] | None) -> grpc.GenericRpcHandler:
     # Without a deserializer the method gets bytes: a malformed message is then refused by us, with a status that tells
     # the sender not to repeat it, instead of by grpc, with a traceback in the log.
-    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_export(signal, handler))
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_export(signal, handler, refused))
     return grpc.method_handlers_generic_handler(service(signal), {"Export": method})
 
 
-def _export(signal: Signal, handler: Handler) -> _Method:
+def _export(signal: Signal, handler: Handler, refused: Callable[[Refusal], None] | None) -> _Method:
     async def export(body: bytes, context: _Context) -> bytes:
-        answer = await _answer(signal, handler, body, context)
+        decoded = _decoded(signal, body, context)
+        if isinstance(decoded, Refusal):
+            if refused is not None:
+                refused(decoded)
+            answer: Answer = decoded
+        else:
+            answer = await ask(handler, decoded)
         if isinstance(answer, Refusal):
             details = ((DETAILS, create_status(answer).SerializeToString()),)
             await context.abort(answer.code, answer.message, details)
@@ -79,11 +93,11 @@ def _export(signal: Signal, handler: Handler) -> _Method:
     return export
 
 
-async def _answer(signal: Signal, handler: Handler, body: bytes, context: _Context) -> Answer:
+def _decoded(signal: Signal, body: bytes, context: _Context) -> Export | Refusal:
     request = create_request(signal)
     try:
         request.ParseFromString(body)
     except DecodeError:
         return Refusal(code=grpc.StatusCode.INVALID_ARGUMENT, message="not a protobuf message of this signal")
     headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return await ask(handler, Export(signal=signal, request=request, protocol="grpc", headers=headers))
+    return Export(signal=signal, request=request, protocol="grpc", headers=headers)

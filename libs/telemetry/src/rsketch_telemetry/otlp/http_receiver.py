@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -20,11 +20,11 @@ from rsketch_telemetry.otlp.handler import Export, Handler, Refusal, ask, create
 from rsketch_telemetry.otlp.status import create_status, http_status, retry_after
 from rsketch_telemetry.signal import Signal
 
-__all__ = ["serve_http"]
+__all__ = ["App", "serve_http"]
 
 _log = logging.getLogger(__name__)
 
-_App: TypeAlias = "Sanic[Config, SimpleNamespace]"
+App: TypeAlias = "Sanic[Config, SimpleNamespace]"
 # Sanic leaves the methods of its server without types.
 _Server: TypeAlias = Any
 
@@ -35,7 +35,15 @@ _numbers = itertools.count(1)
 
 @asynccontextmanager
 async def serve_http(
-    handler: Handler, *, host: str, port: int, wire_bytes: int, message_bytes: int, close_seconds: float
+    handler: Handler,
+    *,
+    host: str,
+    port: int,
+    wire_bytes: int,
+    message_bytes: int,
+    close_seconds: float,
+    extend: Callable[[App], None] | None = None,
+    refused: Callable[[Refusal], None] | None = None,
 ) -> AsyncIterator[int]:
     """
     Serve OTLP/HTTP while open.
@@ -47,6 +55,8 @@ async def serve_http(
         wire_bytes: Limit of a body as it is sent; larger ones are answered with 413 and not read to the end.
         message_bytes: Limit of a body once decompressed; larger ones are answered with 413.
         close_seconds: Time for requests in flight once closing has begun; then their connections are cut.
+        extend: Adds what else is to be served on this port; called before it starts.
+        refused: Called for each request that does not reach the handler, with why.
 
     Yields:
         The port.
@@ -55,8 +65,10 @@ async def serve_http(
         OSError: It cannot listen there.
     """
     with _bind(host, port) as listening:
-        app = _create_app(handler, wire_bytes=wire_bytes, message_bytes=message_bytes)
+        app = _create_app(handler, refused or _nobody, wire_bytes=wire_bytes, message_bytes=message_bytes)
         try:
+            if extend is not None:
+                extend(app)
             server = await _start(app, listening)
             try:
                 yield listening.getsockname()[1]
@@ -74,7 +86,7 @@ def _bind(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"OTLP/HTTP receiver: cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-async def _start(app: _App, listening: socket.socket) -> _Server:
+async def _start(app: App, listening: socket.socket) -> _Server:
     # Accepting begins last: before its start-up the app has no routes.
     server: _Server = await app.create_server(
         sock=listening, access_log=False, asyncio_server_kwargs={"start_serving": False}
@@ -106,7 +118,11 @@ def _close_idle(server: _Server) -> int:
     return sum(not connection.close_if_idle() for connection in tuple(server.connections))
 
 
-def _create_app(handler: Handler, *, wire_bytes: int, message_bytes: int) -> _App:
+def _nobody(_: Refusal) -> None:
+    """Do nothing: nobody asked to be told."""
+
+
+def _create_app(handler: Handler, refused: Callable[[Refusal], None], *, wire_bytes: int, message_bytes: int) -> App:
     # No prefix: the receiver takes nothing from the environment.
     config = Config(env_prefix=None)
     config.update({"REQUEST_MAX_SIZE": wire_bytes, "MOTD": False, "AUTO_EXTEND": False})
@@ -115,33 +131,43 @@ def _create_app(handler: Handler, *, wire_bytes: int, message_bytes: int) -> _Ap
     app = Sanic(f"otlp-receiver-{next(_numbers)}", config=config, configure_logging=False)
     app.exception(Exception)(_on_error)
     for signal in Signal:
-        _add_route(app, signal, handler, message_bytes)
+        _add_route(app, signal, handler, refused, message_bytes)
     return app
 
 
-def _add_route(app: _App, signal: Signal, handler: Handler, message_bytes: int) -> None:
+def _add_route(
+    app: App, signal: Signal, handler: Handler, refused: Callable[[Refusal], None], message_bytes: int
+) -> None:
     async def export(request: Request) -> HTTPResponse:
-        return await _export(request, signal, handler, message_bytes)
+        decoded = _decoded(request, signal, message_bytes)
+        if isinstance(decoded, Refusal):
+            refused(decoded)
+            return _refuse(request, decoded)
+        return await _export(request, decoded, handler)
 
     app.add_route(export, f"/v1/{signal.value}", methods=["POST"], name=signal.value)
 
 
-async def _export(request: Request, signal: Signal, handler: Handler, message_bytes: int) -> HTTPResponse:
+def _decoded(request: Request, signal: Signal, message_bytes: int) -> Export | Refusal:
     try:
         media = body.media_type(request.headers.get("content-type", ""))
         encoding = request.headers.get("content-encoding", "")
         message = body.decode(signal, media, encoding, request.body, limit_bytes=message_bytes)
     except body.UnsupportedBodyError as error:
-        return _refuse(request, _invalid(str(error), 415))
+        return _invalid(str(error), 415)
     except body.OversizedBodyError as error:
-        return _refuse(request, _invalid(str(error), 413))
+        return _invalid(str(error), 413)
     except body.MalformedBodyError as error:
-        return _refuse(request, _invalid(str(error), 400))
-    export = Export(signal=signal, request=message, protocol=_PROTOCOLS[media], headers=dict(request.headers.items()))
+        return _invalid(str(error), 400)
+    return Export(signal=signal, request=message, protocol=_PROTOCOLS[media], headers=dict(request.headers.items()))
+
+
+async def _export(request: Request, export: Export, handler: Handler) -> HTTPResponse:
     answer = await ask(handler, export)
     if isinstance(answer, Refusal):
         return _refuse(request, answer)
-    return _reply(media, create_response(signal, answer), 200, {})
+    media = body.media_type(request.headers.get("content-type", ""))
+    return _reply(media, create_response(export.signal, answer), 200, {})
 
 
 def _invalid(message: str, status: int) -> Refusal:

@@ -7,7 +7,7 @@ instrumentation set, so that a receiver in an instrumented process cannot report
 instrumentor that ignores the suppression would: with such a one, give the receiver a process of its own.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,11 +15,12 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from rsketch_telemetry.otlp.grpc_receiver import serve_grpc
 from rsketch_telemetry.otlp.handler import Answer, Export, Handler, PartialSuccess, Refusal, Request
-from rsketch_telemetry.otlp.http_receiver import serve_http
+from rsketch_telemetry.otlp.http_receiver import App, serve_http
 from rsketch_telemetry.signal import Signal
 
 __all__ = [
     "Answer",
+    "App",
     "Export",
     "Handler",
     "PartialSuccess",
@@ -74,11 +75,22 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receive(handler: Handler, config: ReceiverConfig | None = None) -> AsyncIterator[Receiver]:
+async def receive(
+    handler: Handler,
+    config: ReceiverConfig | None = None,
+    *,
+    extend: Callable[[App], None] | None = None,
+    refused: Callable[[Refusal], None] | None = None,
+) -> AsyncIterator[Receiver]:
     """
     Receive OTLP while open; every request that can be decoded goes to *handler*.
 
     Several may be open in one process. Closing lets requests in flight finish within `close_seconds`.
+
+    Args:
+        extend: Adds routes and middleware to the app of the HTTP port, before it starts.
+        refused: Called for each request that cannot be decoded and so does not reach the handler. What gRPC or Sanic
+            refuse by themselves, such as a message over the limit, is not among them.
 
     Raises:
         OSError: A port is taken, or the host is not one of this machine.
@@ -87,17 +99,24 @@ async def receive(handler: Handler, config: ReceiverConfig | None = None) -> Asy
     async with AsyncExitStack() as opened:
         # Servers keep the context in which they were started for all that they serve.
         with suppress_instrumentation():
-            grpc_port, http_port = await _open(handler, config, opened)
+            grpc_port, http_port = await _open(handler, config, opened, extend, refused)
         yield Receiver(host=config.host, grpc_port=grpc_port, http_port=http_port)
 
 
-async def _open(handler: Handler, config: ReceiverConfig, opened: AsyncExitStack) -> tuple[int, int]:
+async def _open(
+    handler: Handler,
+    config: ReceiverConfig,
+    opened: AsyncExitStack,
+    extend: Callable[[App], None] | None,
+    refused: Callable[[Refusal], None] | None,
+) -> tuple[int, int]:
     grpc_port = await opened.enter_async_context(
         serve_grpc(
             handler,
             netloc=_netloc(config.host, config.grpc_port),
             message_bytes=config.message_bytes,
             close_seconds=config.close_seconds,
+            refused=refused,
         )
     )
     http_port = await opened.enter_async_context(
@@ -108,6 +127,8 @@ async def _open(handler: Handler, config: ReceiverConfig, opened: AsyncExitStack
             wire_bytes=config.wire_bytes,
             message_bytes=config.message_bytes,
             close_seconds=config.close_seconds,
+            extend=extend,
+            refused=refused,
         )
     )
     return grpc_port, http_port

@@ -148,6 +148,37 @@ async def test_one_signal_alone_starts_the_thread(
     assert _names(store) == arrived
 
 
+@pytest.mark.parametrize("launcher", [False, True])
+@pytest.mark.parametrize(
+    ("variable", "missing"),
+    [
+        ("", None),
+        ("OTEL_BSP_SCHEDULE_DELAY", 0),
+        ("OTEL_METRIC_EXPORT_INTERVAL", 1),
+        ("OTEL_BLRP_SCHEDULE_DELAY", 2),
+    ],
+)
+async def test_exports_are_hastened_where_no_interval_is_set(
+    tmp_path: Path, launcher: bool, variable: str, missing: int | None
+) -> None:
+    """A program that is killed after a moment has exported everything but the signal whose interval is set."""
+    program = f"""
+import time
+telemetry = rsketch_telemetry.configure()
+telemetry.start()
+telemetry.hasten(spans_seconds=0.1, metrics_seconds=0.2)
+{ALL_SIGNALS}
+time.sleep(0.9)
+os._exit(0)
+"""
+    store = TelemetryStore()
+    async with receive(store, ANY_PORT) as at:
+        await run(program, at, tmp_path, {variable: "60000"} if variable else {}, launcher=launcher)
+    arrived = [sorted(set(map(str, names))) for names in _names(store)]
+
+    assert arrived == [[] if at == missing else [name] for at, name in enumerate(["work", "sales", "sold"])]
+
+
 @pytest.mark.parametrize(("exporters", "arrived"), [("console", []), ("otlp,console", ["work"])])
 async def test_an_exporter_of_others_serves_beside_or_alone(tmp_path: Path, exporters: str, arrived: list[str]) -> None:
     """What `OTEL_TRACES_EXPORTER` names is used, and is flushed at exit as well."""

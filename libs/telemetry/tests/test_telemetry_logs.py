@@ -1,6 +1,7 @@
 import json
 import logging
 import logging.config
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from recording import Instrumented, Recording, attributes, until
-from rsketch_telemetry import Telemetry, logs
+from rsketch_telemetry import Telemetry, access, logs
 from rsketch_telemetry.grpc import GrpcAioServerInstrumentor
 from rsketch_telemetry.sdk import create_providers
 from sanic import Request
@@ -220,6 +221,74 @@ def test_text_lines() -> None:
 
     assert outside.endswith("INFO    shop: sold tea")
     assert inside.endswith(f"sold tea trace_id={0xABC:032x} span_id={0xDEF:016x}")
+
+
+PAGE = "http://127.0.0.1:4318/t/"
+LINK = f"{PAGE}{0xABC:032x}"
+
+
+def _line_of(level: int, name: str = access.LOGGER_NAME, seconds: float | None = None) -> logging.LogRecord:
+    line = logging.LogRecord(name, level, "tea.py", 1, "GET /tea", (), None)
+    return line if seconds is None else logging.makeLogRecord(vars(line) | {access.SECONDS: seconds})
+
+
+@pytest.mark.parametrize(
+    ("record", "linked"),
+    [
+        (_line_of(logging.WARNING), True),
+        (_line_of(logging.INFO, seconds=0.5), True),
+        (_line_of(logging.INFO, seconds=0.499), False),
+        (_line_of(logging.INFO), False),
+        (_line_of(logging.ERROR, "shop"), True),
+        (_line_of(logging.WARNING, "shop"), False),
+    ],
+)
+def test_lines_that_are_worth_a_look_have_a_link(record: logging.LogRecord, linked: bool) -> None:
+    """A call that failed or was slow, and any error, lead to the page of their trace, in both forms."""
+    with trace.use_span(SPAN):
+        text = logs.formatter("text", trace_url=PAGE).format(record)
+        fields = json.loads(logs.formatter("json", trace_url=PAGE).format(record))
+
+    assert text.endswith(f"span_id={0xDEF:016x}" + (f" {LINK}" if linked else ""))
+    assert fields.get("trace_url") == (LINK if linked else None)
+    assert access.SECONDS not in fields
+
+
+def test_the_duration_behind_a_link_is_not_exported() -> None:
+    """It is for our own formatters; the telemetry contract knows no such attribute."""
+    with _exported() as exporter, trace.use_span(SPAN):
+        logging.getLogger("shop").warning("GET /tea", extra={access.SECONDS: 0.5, "item": "tea"})
+    attributes = dict(_only(exporter).log_record.attributes or {})
+
+    assert attributes["item"] == "tea"
+    assert access.SECONDS not in attributes
+
+
+def test_no_link_leads_nowhere() -> None:
+    """Outside a span, in a trace that was sampled away, and without a page there is none."""
+    record = _line_of(logging.ERROR)
+    outside = logs.formatter(trace_url=PAGE).format(record)
+    unsampled = SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(0))
+    with trace.use_span(NonRecordingSpan(unsampled)):
+        sampled_away = logs.formatter(trace_url=PAGE).format(record)
+    with trace.use_span(SPAN):
+        without = logs.formatter().format(record)
+
+    assert not [line for line in (outside, sampled_away, without) if "http:" in line]
+
+
+def test_a_link_stands_before_the_traceback() -> None:
+    """The first line is whole; what follows it is the exception."""
+    try:
+        int("tea")
+    except ValueError:
+        record = _line_of(logging.ERROR)
+        record.exc_info = sys.exc_info()
+    with trace.use_span(SPAN):
+        first, second, *_ = logs.formatter(trace_url=PAGE).format(record).splitlines()
+
+    assert first.endswith(LINK)
+    assert second.startswith("Traceback")
 
 
 def _with_exception(recording: Recording) -> list[str]:

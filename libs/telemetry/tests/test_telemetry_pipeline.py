@@ -310,6 +310,48 @@ async def test_a_burst_does_not_wait_for_the_interval() -> None:
     assert len(store.spans) == 40
 
 
+@pytest.mark.parametrize("started", [False, True])
+async def test_exports_can_be_hastened(started: bool) -> None:
+    """What would wait for an hour arrives soon, whether the thread runs already or starts later."""
+    store = _Store()
+    async with receive(store, ANY_PORT) as at:
+        pipeline = _pipeline(at, interval_seconds=3600.0)
+        if started:
+            pipeline.append(Signal.TRACES, _span("before"))
+        pipeline.hasten({Signal.TRACES: 0.05, Signal.METRICS: 0.05})
+        pipeline.append(Signal.TRACES, _span("after"))
+        await store.wait_for(lambda seen: len(seen.spans) == 1 + started)
+        await _blocking(lambda: pipeline.shutdown(1.0))
+
+    assert store.spans[-1].name == "after"
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval_seconds", "kept"), [(False, 5.0, 0.3), (True, 5.0, 5.0), (False, 0.1, 0.1)]
+)
+def test_an_interval_that_was_asked_for_is_kept(asked: bool, interval_seconds: float, kept: float) -> None:
+    """So is one that is shorter already."""
+    lane = _idle(interval_seconds=interval_seconds, asked=asked)
+    lane.due = 100.0
+    lane.hasten(0.0, 0.3)
+
+    assert (lane.interval_seconds, lane.due) == (kept, kept if kept == 0.3 else 100.0)
+
+
+def test_haste_does_not_cut_short_what_was_put_off() -> None:
+    """A receiver that asked to be left alone is, and the interval holds after that."""
+    lane = _idle(interval_seconds=5.0)
+    lane.later(0.0, Outcome(Sent.RETRY, "busy", retry_after_seconds=60.0))
+    lane.hasten(0.0, 0.3)
+
+    assert (lane.due, lane.interval_seconds) == (60.0, 0.3)
+
+
+def _idle(*, interval_seconds: float, asked: bool = False) -> Lane:
+    to = sender(destination({}, Signal.TRACES, []))
+    return Lane(Signal.TRACES, Segment(), to, interval_seconds=interval_seconds, timeout_seconds=1, asked=asked)
+
+
 async def test_a_busy_signal_leaves_the_others_their_turn() -> None:
     """While spans end all the time, log records arrive too, and there is a request an interval and not one a span."""
     interval, store, stop = 0.2, _Store(), threading.Event()

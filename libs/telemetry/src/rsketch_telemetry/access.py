@@ -14,9 +14,11 @@ from opentelemetry.context import Context
 from rsketch_telemetry import semconv
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
 
-__all__ = ["LOGGER_NAME", "OFF", "http", "rpc"]
+__all__ = ["LOGGER_NAME", "OFF", "SECONDS", "http", "rpc"]
 
 LOGGER_NAME: Final = "rsketch_telemetry.access"
+SECONDS: Final = "_rsketch_seconds"
+"""How long the call took, on the record for our own formatters alone: no attribute of what is exported."""
 OFF: Final = logging.CRITICAL + 10
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -32,7 +34,7 @@ def http(request: HttpRequest, outcome: HttpOutcome, seconds: float, context: Co
     status = outcome.status_code if outcome.status_code is not None else "-"
     method = request.method_original or request.method
     line = f"{_printable(method)} {_printable(request.path)} {status} {seconds * 1000:.1f} ms"
-    _emit(line, error, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
+    _emit(line, error, seconds, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
 
 
 def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) -> None:
@@ -41,13 +43,13 @@ def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) ->
     if not _log.isEnabledFor(_level(error)):
         return
     line = f"{_printable(call.method_original or call.method)} {outcome.status_code} {seconds * 1000:.1f} ms"
-    _emit(line, error, call.metric_attributes() | outcome.attributes(server=True), context)
+    _emit(line, error, seconds, call.metric_attributes() | outcome.attributes(server=True), context)
 
 
-def _emit(line: str, error: str | None, attributes: Attributes, context: Context) -> None:
+def _emit(line: str, error: str | None, seconds: float, attributes: Attributes, context: Context) -> None:
     token = context_api.attach(context)
     try:
-        _log.log(_level(error), line, extra=attributes)
+        _log.log(_level(error), line, extra={**attributes, SECONDS: seconds})
     finally:
         context_api.detach(token)
 

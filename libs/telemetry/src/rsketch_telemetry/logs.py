@@ -23,7 +23,9 @@ from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, 
 
 __all__ = ["OtlpHandler", "formatter", "install", "uninstall"]
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", access.SECONDS}
+_SLOW_SECONDS = 0.5
+"""A call that took so long is worth a look."""
 _NESTED = 3
 _SEVERITIES = (
     (logging.CRITICAL, SeverityNumber.FATAL),
@@ -34,42 +36,73 @@ _SEVERITIES = (
 )
 
 
-def formatter(form: Literal["text", "json"] = "text") -> logging.Formatter:
-    """Return a formatter that puts `trace_id` and `span_id` of the current span into each line."""
-    return _JsonFormatter() if form == "json" else _TextFormatter()
+def formatter(form: Literal["text", "json"] = "text", *, trace_url: str | None = None) -> logging.Formatter:
+    """
+    Return a formatter that puts `trace_id` and `span_id` of the current span into each line.
+
+    Args:
+        form: Of a line.
+        trace_url: What the address of a trace's page begins with, before its id, such as `http://127.0.0.1:4318/t/`.
+            A line that is worth a look then has the link as well: an error, or the access line of a call that failed
+            or took half a second or more.
+    """
+    return _JsonFormatter(trace_url) if form == "json" else _TextFormatter(trace_url)
 
 
-class _TextFormatter(logging.Formatter):
-    """`12:00:00.123 INFO  rsketch: message trace_id=… span_id=…`, the ids only inside a span."""
+class _Correlated(logging.Formatter):
+    """What both forms know of the current span."""
+
+    def __init__(self, trace_url: str | None) -> None:
+        super().__init__()
+        self._trace_url = trace_url
+
+    def _ids(self, record: logging.LogRecord) -> dict[str, str]:
+        """Return `trace_id` and `span_id`, and `trace_url` where the line deserves it; nothing outside a span."""
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return {}
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+        # A trace that was sampled away is on no page.
+        if self._trace_url and context.trace_flags.sampled and _deserves_a_look(record):
+            ids["trace_url"] = self._trace_url + ids["trace_id"]
+        return ids
+
+
+class _TextFormatter(_Correlated):
+    """`12:00:00.123 INFO  rsketch: message trace_id=… span_id=…`, the ids only inside a span; at last the link."""
 
     def format(self, record: logging.LogRecord) -> str:
-        context = trace.get_current_span().get_span_context()
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         line = f"{moment} {record.levelname:<7} {record.name}: {record.getMessage()}"
-        if context.is_valid:
-            line += f" trace_id={context.trace_id:032x} span_id={context.span_id:016x}"
+        for name, value in self._ids(record).items():
+            # The link stands bare: a terminal opens it with a click.
+            line += f" {value}" if name == "trace_url" else f" {name}={value}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
 
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, ids, exception, and what `extra` held."""
+class _JsonFormatter(_Correlated):
+    """One JSON object a line: time, level, logger, message, ids, link, exception, and what `extra` held."""
 
     def format(self, record: logging.LogRecord) -> str:
-        context = trace.get_current_span().get_span_context()
         fields: dict[str, object] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._ids(record),
         }
-        if context.is_valid:
-            fields["trace_id"] = f"{context.trace_id:032x}"
-            fields["span_id"] = f"{context.span_id:016x}"
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields | _extra(record), ensure_ascii=True, default=str)
+
+
+def _deserves_a_look(record: logging.LogRecord) -> bool:
+    if record.name != access.LOGGER_NAME:
+        return record.levelno >= logging.ERROR
+    seconds: float = getattr(record, access.SECONDS, 0.0)
+    return record.levelno >= logging.WARNING or seconds >= _SLOW_SECONDS
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -243,6 +243,7 @@ class Lane:
 
     Args:
         interval_seconds: Between two sends while all is well.
+        asked: Whether somebody has asked for this interval, which is kept to then.
         batch_items: At most so many in a request; None for a limit in bytes alone.
         collect: Called before each send: it puts the current metrics into the segment.
     """
@@ -255,6 +256,7 @@ class Lane:
         *,
         interval_seconds: float,
         timeout_seconds: float,
+        asked: bool = False,
         batch_items: int | None = None,
         collect: Callable[[], None] | None = None,
     ) -> None:
@@ -263,6 +265,7 @@ class Lane:
         self.sender = sender
         self.interval_seconds = interval_seconds
         self.timeout_seconds = timeout_seconds
+        self.asked = asked
         self.batch_items = batch_items
         self.collect = collect
         self.due = 0.0
@@ -277,6 +280,15 @@ class Lane:
         asked = min(outcome.retry_after_seconds or 0.0, _LONGEST_ASKED_SECONDS)
         # An answer of "after 0 s" must not make a loop without a pause.
         self.due = now + max(asked, random.uniform(longest / 2, longest))  # noqa: S311 - jitter, not a secret
+
+    def hasten(self, now: float, interval_seconds: float) -> None:
+        """Send more often from *now* on, unless somebody has asked for the interval; never less often."""
+        if self.asked or interval_seconds >= self.interval_seconds:
+            return
+        self.interval_seconds = interval_seconds
+        if self.failures == 0:
+            # What was put off after a failure stays put off.
+            self.due = min(self.due, now + interval_seconds)
 
     def renew(self) -> None:
         """Begin anew after a fork: what waits here, and the connection, are the parent's."""
@@ -379,6 +391,21 @@ class Pipeline:
         except RuntimeError:
             # Out of threads, or the interpreter is on its way out.
             self._thread = None
+
+    def hasten(self, intervals: Mapping[Signal, float]) -> None:
+        """
+        Send more often from now on, whether the thread runs or is yet to start.
+
+        Args:
+            intervals: In seconds, by signal. An interval that somebody has asked for stays, and so does a shorter one.
+        """
+        now = time.monotonic()
+        # Not while the thread is being started, which reads the intervals as well.
+        with self._starting, self._wake:
+            for signal, seconds in intervals.items():
+                if lane := self._lanes.get(signal):
+                    lane.hasten(now, seconds)
+            self._wake.notify()
 
     def _hurry(self, lane: Lane) -> None:
         """Send at once: an interval is long enough to fill a segment, which would then lose what could be sent."""

@@ -432,6 +432,7 @@ def _lane(environ: Mapping[str, str], to: Destination, reader: "_PipelineReader"
             sender(to),
             interval_seconds=interval,
             timeout_seconds=min(to.timeout_seconds, timeout),
+            asked="OTEL_METRIC_EXPORT_INTERVAL" in environ,
             collect=reader.collect,
         )
     prefix, delay = ("OTEL_BSP", 5000) if to.signal is Signal.TRACES else ("OTEL_BLRP", 1000)
@@ -441,6 +442,7 @@ def _lane(environ: Mapping[str, str], to: Destination, reader: "_PipelineReader"
         sender(to),
         interval_seconds=_milliseconds(environ, f"{prefix}_SCHEDULE_DELAY", delay),
         timeout_seconds=min(to.timeout_seconds, _milliseconds(environ, f"{prefix}_EXPORT_TIMEOUT", 30000)),
+        asked=f"{prefix}_SCHEDULE_DELAY" in environ,
         batch_items=_optional(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE"),
     )
 

@@ -6,19 +6,14 @@ and `registry.json` in rsketch_telemetry.conformance, the small part of it that 
 as text and never run. `--check` compares with a fresh extraction and writes nothing.
 """
 
-import base64
-import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import npm
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, VERSION = "@opentelemetry/semantic-conventions", "1.45.0"
@@ -45,7 +40,7 @@ NAMESPACES = RESERVED | {
         "service",
         "system",
     ),
-    *("telemetry", "user_agent"),
+    *("telemetry", "user_agent", "vcs"),
 }
 """What the oracle keeps: what the contract speaks of, and what it may come to speak of."""
 
@@ -59,12 +54,10 @@ KINDS = {"ATTR": "attribute", "METRIC": "metric", "EVENT": "event"}
 
 def main(arguments: Sequence[str]) -> int:
     """Write both files; with `--check` leave them alone and return 1 if that would change one."""
-    if shutil.which("npm") is None:
-        return skipped("npm is not installed", arguments)
     try:
         names = extracted()
-    except subprocess.CalledProcessError:
-        return skipped("npm cannot fetch the package", arguments)
+    except npm.NpmError as error:
+        return npm.skipped("semconv", error, arguments)
     written = {ORACLE: rendered(oracle(names)), REGISTRY: rendered(registry(names))}
     if "--check" not in arguments:
         for file, text in written.items():
@@ -75,19 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     return int(bool(changed))
 
 
-def skipped(reason: str, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Say why there is no package. Only a check on a laptop goes on without; a build must not go green unchecked."""
-    print(f"SKIPPED semconv: {reason}, so the published names were not compared", file=sys.stderr)
-    return 0 if "--check" in arguments and environ.get("CI") != "true" else 1
-
-
 def extracted() -> dict[str, dict[str, dict[str, Any]]]:
     """Return what the published package says: kind, then name, then what is known of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        archive = packed(Path(folder))
-        verify(archive.read_bytes())
-        with tarfile.open(archive) as tar:
-            texts = {name: member_text(tar, name) for name in tar.getnames() if is_source(name)}
+    with npm.archive(PACKAGE, VERSION, INTEGRITY) as tar:
+        texts = {name: npm.member(tar, name).decode() for name in tar.getnames() if is_source(name)}
     names: dict[str, dict[str, dict[str, Any]]] = {"attribute": {}, "template": {}, "metric": {}, "event": {}}
     for stability in ("development", "stable"):
         prefix = "stable_" if stability == "stable" else "experimental_"
@@ -97,31 +81,9 @@ def extracted() -> dict[str, dict[str, dict[str, Any]]]:
     return names
 
 
-def packed(folder: Path) -> Path:
-    """Fetch the package with the ordinary client, from the registry that it is configured with."""
-    command = ["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    (archive,) = folder.glob("*.tgz")
-    return archive
-
-
-def verify(content: bytes) -> None:
-    """Refuse a package that is not the one that was looked at."""
-    found = "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
-    if found != INTEGRITY:
-        sys.exit(f"semconv: {PACKAGE} {VERSION} has the hash {found}, not {INTEGRITY}")
-
-
 def is_source(name: str) -> bool:
     """Return whether a file of the package is one of those that declare names."""
     return re.search(r"/(?:stable|experimental)_(?:attributes|metrics|events)\.mjs$", name) is not None
-
-
-def member_text(tar: tarfile.TarFile, name: str) -> str:
-    """Return the text of a file in the package."""
-    member = tar.extractfile(name)
-    assert member is not None
-    return member.read().decode()
 
 
 def add(names: dict[str, dict[str, dict[str, Any]]], text: str, stability: str) -> None:

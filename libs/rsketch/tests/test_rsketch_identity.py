@@ -1,5 +1,6 @@
 """Tests of who a process is, told from its command line."""
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,13 +32,14 @@ OTHERS = [
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let only these be installed: the host, and a service called alpha in version 1.5."""
+    """Let only these be installed: the host, and a service called alpha in version 1.5; outside of any checkout."""
     for name, release, entries in (("rsketch", "7.0", ""), ("stranger", "1.5", "[rsketch.services]\nalpha = x:y\n")):
         info = tmp_path / f"{name}-{release}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
         (info / "entry_points.txt").write_text(entries)
     monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("start", OURS)
@@ -71,6 +73,27 @@ def test_other_programs_get_no_identity(argv: list[str]) -> None:
 def test_the_version_is_that_of_the_only_service(arguments: list[str], release: str) -> None:
     """With one service in the process its version counts, otherwise the host's."""
     assert from_argv(["python", "bin/rsketch", *arguments]) == {"service.name": "rsketch", "service.version": release}
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(["server"], True), (["hello"], False), ([], False)])
+@pytest.mark.usefixtures("installed")
+def test_a_run_of_the_server_tells_the_commit(tmp_path: Path, arguments: list[str], told: bool) -> None:
+    """What is checked out in the working directory is what runs; other commands are no runs."""
+    commit = "5ca1ab1e" * 5
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text(commit)
+
+    assert from_argv(["python", "bin/rsketch", *arguments]).get("vcs.ref.head.revision") == (commit if told else None)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_working_directory_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    """The server still says who it is."""
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert from_argv(["python", "bin/rsketch", "server"]) == {"service.name": "rsketch", "service.version": "1.5"}
 
 
 def test_the_installed_host_knows_its_version() -> None:

@@ -215,6 +215,7 @@ def test_access_lines_are_one_a_call(caplog: pytest.LogCaptureFixture) -> None:
         ("WARNING", "GET /users/12 503"),
         ("INFO", "pkg.Service/Method OK"),
     ]
+    assert [getattr(record, access.SECONDS) > 0 for record in caplog.records] == [True, True]
 
 
 def test_access_lines_of_failures_remain_at_level_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,11 @@ next to nothing and answers with an empty mapping for a program that is not `rsk
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points, version
-from pathlib import PurePath
+from pathlib import Path, PurePath
+
+from rsketch.checkout import revision
 
 __all__ = ["attributes", "from_argv", "split"]
 
@@ -38,16 +41,30 @@ def attributes(names: Iterable[str] | None) -> Mapping[str, str]:
     """
     Return the attributes of a process that serves *names*: the version is that of its one service, else the host's.
 
+    A process that serves is a run of what is checked out in its working directory, and tells the commit.
+
     Args:
         names: What is asked for; nothing means every installed service, None that the process serves nothing.
     """
-    release = version("rsketch")
-    if names is not None:
-        installed = {entry.name: entry.dist for entry in entry_points(group="rsketch.services")}
-        served = set(names) or set(installed)
-        only = installed.get(served.pop()) if len(served) == 1 else None
-        release = only.version if only else release
-    return {"service.name": "rsketch", "service.version": release}
+    common = {"service.name": "rsketch"}
+    if names is None:
+        return {**common, "service.version": version("rsketch")}
+    return {**common, "service.version": _release(names), **_run()}
+
+
+def _release(names: Iterable[str]) -> str:
+    installed = {entry.name: entry.dist for entry in entry_points(group="rsketch.services")}
+    served = set(names) or set(installed)
+    only = installed.get(served.pop()) if len(served) == 1 else None
+    return only.version if only else version("rsketch")
+
+
+def _run() -> Mapping[str, str]:
+    with suppress(OSError):
+        # The working directory may have been removed.
+        commit = revision(Path.cwd())
+        return {"vcs.ref.head.revision": commit} if commit else {}
+    return {}
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:

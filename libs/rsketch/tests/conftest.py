@@ -115,13 +115,13 @@ class Host:
 Start = Callable[..., Host]
 
 
-def publish(folder: Path, services: dict[str, str], name: str = "stranger") -> None:
+def publish(folder: Path, entries: dict[str, str], name: str = "stranger", group: str = "rsketch.services") -> None:
     """Write what an installed distribution leaves behind: its metadata and its entry points."""
     info = folder / f"{name}-1.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-    lines = [f"{service} = {where}" for service, where in services.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[rsketch.services]", *lines, ""]))
+    lines = [f"{entry} = {where}" for entry, where in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
 
 
 @pytest.fixture

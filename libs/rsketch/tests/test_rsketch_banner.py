@@ -42,6 +42,18 @@ def test_page_is_aligned_and_plain() -> None:
     ]
 
 
+def test_a_dashboard_is_one_line_behind_the_services() -> None:
+    """Whatever is said of it; where nothing is, there is none."""
+    said = facts(ADDRESSES, ON, LogConfig(), workers=2, console=False, dashboard="http://127.0.0.1:4318")
+
+    assert page(said).splitlines()[2:5] == [
+        "  http       https://127.0.0.1:3000",
+        "  dashboard  http://127.0.0.1:4318",
+        "  telemetry  traces, metrics to http://localhost:4317 (grpc)",
+    ]
+    assert "; dashboard http://127.0.0.1:4318;" in line(said)
+
+
 def test_different_destinations_are_listed_apart() -> None:
     """Signals are collapsed only where they go to the same place in the same way."""
     logs = Exported(signal="logs", protocol="http/protobuf", endpoint="http://localhost:4318/v1/logs")

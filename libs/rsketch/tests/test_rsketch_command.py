@@ -91,6 +91,7 @@ def test_help_of_the_server_names_the_services(start: "Start") -> None:
     assert re.search(r"SERVICE\s+what to run; all by default \([^)]*alpha,\s+beta", text)
     assert "--workers N" in text
     assert "--worker " not in text
+    assert "RSKETCH_DASHBOARD  " in text
 
 
 def test_an_unknown_command_is_one_line(start: "Start") -> None:

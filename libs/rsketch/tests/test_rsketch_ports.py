@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from rsketch import Address, ConfigError, Service
-from rsketch.ports import check, held
+from rsketch.ports import check, held, is_free
 
 
 def _service(name: str) -> Service:
@@ -39,6 +39,15 @@ def test_a_taken_port_is_named(share: bool) -> None:
         port = listener.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"^B_PORT: accepts a free port, not '127\.0\.0\.1:{port} \(taken\)'$"):
             check(SERVICES, {"a": _address(0), "b": _address(port)})
+
+
+def test_a_free_port_is_told_from_one_that_is_taken() -> None:
+    """Whether its owner would share it makes no difference."""
+    with _listener(share=True) as listener:
+        port = listener.getsockname()[1]
+        assert not is_free("127.0.0.1", port)
+
+    assert is_free("127.0.0.1", port)
 
 
 def test_a_port_that_two_services_want_is_taken() -> None:

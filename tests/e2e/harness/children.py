@@ -161,5 +161,10 @@ async def running(
 
 
 def clean_environ(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment that holds nothing of the one the tests run in, and *more*."""
-    return {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8", **(more or {})}
+    """
+    Return an environment that holds nothing of the one the tests run in, and *more*.
+
+    A server without an endpoint starts no dashboard, which would outlive the test; `RSKETCH_DASHBOARD` brings it back.
+    """
+    base = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8", "RSKETCH_DASHBOARD": "0"}
+    return base | dict(more or {})

@@ -35,6 +35,8 @@ settings:
   RSKETCH_LOG_FORMAT                text or json (text)
   RSKETCH_LOG_LEVEL                 debug, info, warning or error (info)
   RSKETCH_TELEMETRY_FLUSH_SECONDS   time for the last export at the stop (3s)
+  RSKETCH_DASHBOARD                 0: without the dashboard, which comes along where it is installed, no OTLP
+                                    endpoint is set, and this is neither Kubernetes nor CI (1)
 
 Ctrl-C or SIGTERM stops: requests in flight finish, telemetry is flushed. A second one ends it at once.
 """

@@ -12,10 +12,18 @@ __all__ = ["facts", "line", "page"]
 
 
 def facts(
-    addresses: Mapping[str, Address], summary: Summary, logs: LogConfig, *, workers: int, console: bool
+    addresses: Mapping[str, Address],
+    summary: Summary,
+    logs: LogConfig,
+    *,
+    workers: int,
+    console: bool,
+    dashboard: str | None = None,
 ) -> list[tuple[str, str]]:
     """Return what is worth knowing as pairs of a label and a value; the summary has masked its secrets already."""
     pairs = [(name, str(address)) for name, address in addresses.items()]
+    if dashboard is not None:
+        pairs.append(("dashboard", dashboard))
     pairs += _telemetry(summary)
     if console:
         pairs.append(("spans", "shown on stdout"))

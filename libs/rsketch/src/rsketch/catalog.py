@@ -15,6 +15,7 @@ __all__ = [
     "SERVICES",
     "chosen",
     "describe_command",
+    "is_published",
     "load_command",
     "load_service",
     "published",
@@ -39,6 +40,11 @@ def published(group: str) -> Mapping[str, EntryPoint]:
         if other.value != entry.value:
             raise StartError(f"{group}: both {_origin(other)} and {_origin(entry)} publish {entry.name!r}")
     return found
+
+
+def is_published(group: str, name: str) -> bool:
+    """Return whether some distribution publishes *name*; what is wrong with it shows when it is loaded."""
+    return bool(entry_points(group=group, name=name))
 
 
 def chosen(asked: Iterable[str], installed: Iterable[str]) -> tuple[str, ...]:

@@ -46,11 +46,14 @@ class LogConfig:
         )
 
 
-def configure(config: LogConfig, formatter: logging.Formatter) -> None:
+def configure(config: LogConfig, formatter: logging.Formatter) -> logging.Handler:
     """
     Send the records of the whole process to stderr.
 
     Handlers of the root logger that print are replaced; others, such as the one that exports records, stay.
+
+    Returns:
+        What writes them, for a formatter that knows more later.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -61,6 +64,7 @@ def configure(config: LogConfig, formatter: logging.Formatter) -> None:
     handler.setFormatter(formatter)
     root.addHandler(handler)
     root.setLevel(config.level.upper())
+    return handler
 
 
 def _one_of(environ: Mapping[str, str], name: str, default: T, accepted: Sequence[T]) -> T:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from rsketch.errors import ConfigError
 from rsketch.service import Address, Service
 
-__all__ = ["check", "held"]
+__all__ = ["check", "held", "is_free"]
 
 _BACKLOG = 1
 
@@ -54,6 +54,16 @@ def held(services: Mapping[str, Service], wanted: Mapping[str, Address]) -> Iter
             sockets = [stack.enter_context(taken) for taken in _bound(services[name], address, share=True)]
             addresses[name] = replace(address, port=sockets[0].getsockname()[1])
         yield addresses
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether *port* of the IPv4 address *host* can be had."""
+    try:
+        with _bind(socket.AF_INET, (host, port), share=False) as probe:
+            probe.listen(_BACKLOG)
+    except OSError:
+        return False
+    return True
 
 
 def _bound(service: Service, address: Address, *, share: bool) -> list[socket.socket]:

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Self
 
@@ -19,8 +20,10 @@ import uvloop
 from rsketch_telemetry import Telemetry
 from rsketch_telemetry.logs import formatter
 
-from rsketch import banner, catalog, identity, logs, ports, settings
+from rsketch import banner, catalog, dashboard, identity, logs, ports, settings
+from rsketch.dashboard import DashboardConfig
 from rsketch.errors import ServiceError, UsageError
+from rsketch.launch import Dashboard, Pending, known, launched
 from rsketch.link import WorkerLink
 from rsketch.logs import LogConfig
 from rsketch.ordering import opening_order
@@ -30,8 +33,6 @@ from rsketch.stop import Stop
 from rsketch.supervisor import Supervisor
 
 __all__ = ["ServerConfig", "run"]
-
-_Opened = Callable[[Mapping[str, Address]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +44,19 @@ class ServerConfig:
 
     Attributes:
         logs: What log lines look like.
+        dashboard: Whether there may be one, and where.
         flush_seconds: Time allowed for exporting what is left after all services have closed.
     """
 
     logs: LogConfig = field(default_factory=LogConfig)
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
     flush_seconds: float = 3.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings from *environ*. Raises ConfigError where one is malformed."""
         flush = settings.seconds(environ, "RSKETCH_TELEMETRY_FLUSH_SECONDS", cls().flush_seconds, high=300.0)
-        return cls(logs=LogConfig.from_env(environ), flush_seconds=flush)
+        return cls(logs=LogConfig.from_env(environ), dashboard=DashboardConfig.from_env(environ), flush_seconds=flush)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,22 +99,12 @@ def _run(
     entries = catalog.published(catalog.SERVICES)
     names = catalog.chosen(options.services, entries)
     config = ServerConfig.from_env(environ)
-    logs.configure(config.logs, formatter(config.logs.format))
+    lines = logs.configure(config.logs, formatter(config.logs.format))
     with _telemetry(config, environ, names) as telemetry:
         plan = _plan(names, entries, environ)
-
-        def announce(addresses: Mapping[str, Address]) -> None:
-            facts = banner.facts(
-                addresses, telemetry.summary, config.logs, workers=options.workers, console=options.console
-            )
-            _announce(config.logs, facts)
-
-        if options.workers > 1 and link is None:
-            # A record that it exported would start an exporter; whoever serves nothing exports nothing.
-            telemetry.detach_logging()
-            _supervise(plan, [*_start(argv), "server", *plan.services], options, stop, announce)
-        else:
-            _serve(plan, telemetry, options, stop, (lambda _: link.ready()) if link else announce)
+        _Server(
+            config=config, options=options, argv=argv, plan=plan, telemetry=telemetry, lines=lines, stop=stop, link=link
+        ).run()
 
 
 def _plan(names: Sequence[str], entries: Mapping[str, EntryPoint], environ: Mapping[str, str]) -> _Plan:
@@ -137,30 +130,99 @@ def _telemetry(config: ServerConfig, environ: Mapping[str, str], names: Sequence
         telemetry.shutdown(config.flush_seconds)
 
 
-def _serve(plan: _Plan, telemetry: Telemetry, options: Namespace, stop: Stop, on_all: _Opened) -> None:
-    # They have a level of their own, to which RSKETCH_LOG_LEVEL would otherwise mean nothing.
-    telemetry.log_access(max(logging.INFO, logging.getLogger().level))
-    if options.console:
-        telemetry.show_spans()
-    if not settings.boolean(plan.environ, REUSE_PORT, default=False):
-        ports.check(plan.services, plan.wanted)
-    # After all that may refuse the start: its line is then the only one.
-    rsketch_telemetry.instrument(plan.environ)
-    _in_loop(serve(plan.services, plan.environ, stop, on_first=telemetry.start, on_all=on_all))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Server:
+    """
+    A process that serves, or one that supervises those that do.
 
+    Attributes:
+        lines: What writes the log.
+        link: To the supervisor of this process, if it has one.
+    """
 
-def _supervise(plan: _Plan, command: Sequence[str], options: Namespace, stop: Stop, on_all: _Opened) -> None:
-    with ports.held(plan.services, plan.wanted) as addresses:
+    config: ServerConfig
+    options: Namespace
+    argv: Sequence[str]
+    plan: _Plan
+    telemetry: Telemetry
+    lines: logging.Handler
+    stop: Stop
+    link: WorkerLink | None
+
+    def run(self) -> None:
+        """Run until the stop is requested."""
+        if self.options.workers > 1 and self.link is None:
+            # A record that it exported would start an exporter; whoever serves nothing exports nothing.
+            self.telemetry.detach_logging()
+            self._supervise()
+        else:
+            self._serve()
+
+    def _serve(self) -> None:
+        plan, telemetry = self.plan, self.telemetry
+        # They have a level of their own, to which RSKETCH_LOG_LEVEL would otherwise mean nothing.
+        telemetry.log_access(max(logging.INFO, logging.getLogger().level))
+        if self.options.console:
+            telemetry.show_spans()
+        if not settings.boolean(plan.environ, REUSE_PORT, default=False):
+            ports.check(plan.services, plan.wanted)
+        pending = self._dashboard()
+        # After all that may refuse the start: its line is then the only one.
+        rsketch_telemetry.instrument(plan.environ)
+        found = pending(self.stop)
+        if found.url is not None:
+            self._show_in(found.url)
+        link = self.link
+        on_all = partial(self._announce, found) if link is None else lambda _: link.ready()
+        _in_loop(serve(plan.services, plan.environ, self.stop, on_first=telemetry.start, on_all=on_all))
+
+    def _supervise(self) -> None:
+        plan, command = self.plan, [*_start(self.argv), "server", *self.plan.services]
+        with ports.held(plan.services, plan.wanted) as addresses:
+            # Awaited before there are workers: only here it shows when it ends instead.
+            found = self._dashboard()(self.stop)
+            supervisor = Supervisor(
+                [*command, "--console"] if self.options.console else command,
+                self._for_workers(addresses, found),
+                count=self.options.workers,
+                stop=self.stop,
+                on_ready=lambda: self._announce(found, addresses),
+            )
+            self.stop.abort = supervisor.kill
+            _in_loop(supervisor.run())
+
+    def _for_workers(self, addresses: Mapping[str, Address], found: Dashboard) -> Mapping[str, str]:
+        plan = self.plan
         resolved = {plan.services[name].port_setting: str(address.port) for name, address in addresses.items()}
-        supervisor = Supervisor(
-            [*command, "--console"] if options.console else command,
-            {**plan.environ, **resolved, REUSE_PORT: "1"},
-            count=options.workers,
-            stop=stop,
-            on_ready=lambda: on_all(addresses),
+        return {**dashboard.for_workers(plan.environ, found.address), **resolved, REUSE_PORT: "1"}
+
+    def _dashboard(self) -> Pending:
+        """Start a dashboard where one is wanted, or find the one that runs."""
+        config, environ, summary = self.config.dashboard, self.plan.environ, self.telemetry.summary
+        if self.link is not None:
+            return known(Dashboard(address=dashboard.of_supervisor(environ)))
+        installed = catalog.is_published(catalog.COMMANDS, dashboard.COMMAND)
+        if not installed or not dashboard.is_wanted(config, environ, summary):
+            return known(Dashboard())
+        if reason := dashboard.obstacle(config, summary, self.plan.wanted):
+            return known(Dashboard(said=reason))
+        return launched(config, summary, [*_start(self.argv), dashboard.COMMAND], environ)
+
+    def _show_in(self, url: str) -> None:
+        """Let what is worth a look be there at once, and lead to it."""
+        self.telemetry.hasten()
+        self.lines.setFormatter(formatter(self.config.logs.format, trace_url=f"{url}/t/"))
+
+    def _announce(self, found: Dashboard, addresses: Mapping[str, Address]) -> None:
+        facts = banner.facts(
+            addresses,
+            self.telemetry.summary,
+            self.config.logs,
+            workers=self.options.workers,
+            console=self.options.console,
+            dashboard=found.said,
         )
-        stop.abort = supervisor.kill
-        _in_loop(supervisor.run())
+        _print(self.config.logs, facts)
 
 
 def _in_loop(work: Coroutine[None, None, None]) -> None:
@@ -177,7 +239,7 @@ def _start(argv: Sequence[str]) -> list[str]:
     return [sys.executable, *found[0][1:]] if found else [sys.executable, "-m", "rsketch"]
 
 
-def _announce(config: LogConfig, facts: Sequence[tuple[str, str]]) -> None:
+def _print(config: LogConfig, facts: Sequence[tuple[str, str]]) -> None:
     if config.format == "json":
         # A block of plain lines would break whoever parses the log.
         logger.info("%s", banner.line(facts))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rsketch.backoff import Backoff
 from rsketch.errors import StartError, UsageError
+from rsketch.fate import fate
 from rsketch.link import READY, REFUSED
 from rsketch.stop import Stop
 
@@ -168,11 +169,7 @@ class _Worker:
 
     def __str__(self) -> str:
         """Which worker it was and how it ended."""
-        status = self.process.returncode or 0
-        fate = f"ended with status {status}"
-        if status < 0:
-            fate = f"was ended by signal {-status} ({signal.strsignal(-status) or 'unknown'})"
-        return f"worker {self.number} (pid {self.process.pid}) {fate}"
+        return f"worker {self.number} (pid {self.process.pid}) {fate(self.process.returncode or 0)}"
 
     def _reap(self) -> None:
         self.process.wait()

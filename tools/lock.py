@@ -74,6 +74,7 @@ def locks() -> Iterator[Lock]:
     yield Lock(name="http", requirements=requirements("http"), within="dev")
     yield Lock(name="grpc", requirements=requirements("grpc"), within="dev")
     yield Lock(name="dashboard", requirements=requirements("dashboard"), within="dev")
+    yield Lock(name="bench", requirements=requirements("bench"), within="dev")
     yield Lock(name="infra", requirements=requirements("infra"), within="dev")
     yield Lock(name="checkov", requirements=requirements("checkov"))
     # The tools of the tests are no subject of the test: they stay where they are.

@@ -25,14 +25,17 @@ HEADERS: Mapping[str, str] = {
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def allowed(host: str, origin: str | None) -> bool:
+def allowed(host: str | None, origin: str | None) -> bool:
     """
     Return whether a request with these headers may be answered.
 
     Args:
-        host: The `Host` header, with its port.
+        host: The `Host` header, with its port; None where there is none: browsers always send it, and a request whose
+            head could not be read has none.
         origin: The `Origin` header, None where there is none: programs send none, nor do browsers with their own GETs.
     """
+    if host is None:
+        return origin is None
     name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
     if name.lower() not in _LOOPBACK:
         return False
@@ -46,7 +49,7 @@ def guard(app: App) -> None:
     """Refuse what is not allowed, and send the headers that keep a page to itself."""
 
     async def check(request: Request) -> HTTPResponse | None:
-        if allowed(request.headers.get("host", ""), request.headers.get("origin")):
+        if allowed(request.headers.get("host"), request.headers.get("origin")):
             return None
         return json({"error": "this server answers requests of its own page and of programs on this machine"}, 403)
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 _QUEUE_REQUESTS = 2048
 _BATCH_BYTES = 8 * 1024 * 1024
 _RETRY_SECONDS = 1.0
-_RETAIN_EVERY_SECONDS = 5.0
+_RETAIN_EVERY_SECONDS = 1.0
+_LINGER_SECONDS = 0.02
+"""How long the first of several requests waits for more: a transaction costs as much as the rows of one request."""
 
 
 class Listener(Protocol):
@@ -43,7 +46,7 @@ class Listener(Protocol):
 @dataclass(slots=True)
 class _Waiting:
     export: Export
-    size: int
+    body: bytes
     done: "asyncio.Future[Outcome]"
 
 
@@ -89,79 +92,92 @@ class Ingest:
 
     async def handle(self, export: Export) -> Answer:
         """Queue one request, and answer when it is stored."""
-        size = export.request.ByteSize()
+        # Encoded once: for its size, to know it again, and because that is what the store reads.
+        body = export.request.SerializeToString()
+        size = len(body)
         # One alone is taken whatever its size: the receiver has limited that.
         if (self._bytes and self._bytes + size > self._limit) or self._queue.qsize() >= _QUEUE_REQUESTS:
             self.counts.refused += 1
             return _busy("the dashboard's queue is full")
         assert self._loop is not None
-        waiting = _Waiting(export, size, self._loop.create_future())
+        waiting = _Waiting(export, body, self._loop.create_future())
         self._bytes += size
         self._queue.put(waiting)
         try:
+            # Shielded: a sender that leaves takes nothing with it, what it sent is stored and counted.
             outcome = await asyncio.shield(waiting.done)
         except StoreError as error:
-            self.counts.refused += 1
             return _busy(str(error))
-        return self._answer(export, outcome)
+        return PartialSuccess(rejected=outcome.rejected, message=outcome.reason) if outcome.rejected else None
 
     def malformed(self, _: Refusal) -> None:
         """Count a request that could not be decoded."""
         self.counts.malformed += 1
 
-    def _answer(self, export: Export, outcome: Outcome) -> Answer:
-        signal = export.signal.value
-        self.counts.received[signal] += outcome.taken
-        self.counts.rejected[signal] += outcome.rejected
+    def _note(self, export: Export, outcome: Outcome) -> None:
+        """Count a request that was stored, and tell the listeners."""
+        self.counts.received[export.signal.value] += outcome.taken
+        self.counts.rejected[export.signal.value] += outcome.rejected
         for listener in self._listeners:
             listener.stored(export, outcome)
-        if outcome.rejected:
-            return PartialSuccess(rejected=outcome.rejected, message=outcome.reason)
-        return None
 
     def _write(self) -> None:
         """The thread's work: store what there is, until the end is asked for."""
-        ended = False
+        ended, retained = False, 0.0
         while not ended:
             batch, ended = self._next_batch()
             if batch:
                 self._append(batch)
-            self._guarded(self._store.retain)
+            # Not each time: under load, to ask how large the file is would be a tenth of the work.
+            if time.monotonic() - retained >= _RETAIN_EVERY_SECONDS:
+                self._guarded(self._store.retain)
+                retained = time.monotonic()
 
     def _next_batch(self) -> tuple[list[_Waiting], bool]:
-        """Wait for a request, and take with it those that have come by now; return also whether to end."""
+        """
+        Wait for a request, and take with it those that have come by now; return also whether to end.
+
+        Where several have, more are likely to: it lingers for those. One that comes alone is never kept waiting.
+        """
         batch: list[_Waiting] = []
         try:
-            first = self._queue.get(timeout=_RETAIN_EVERY_SECONDS)
-            while first is not None:
-                batch.append(first)
-                if sum(each.size for each in batch) >= _BATCH_BYTES:
+            following = self._queue.get(timeout=_RETAIN_EVERY_SECONDS)
+            until = time.monotonic() + _LINGER_SECONDS
+            while following is not None:
+                batch.append(following)
+                if sum(len(each.body) for each in batch) >= _BATCH_BYTES:
                     return batch, False
-                first = self._queue.get_nowait()
+                wait = until - time.monotonic() if len(batch) > 1 else 0.0
+                following = self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()
         except queue.Empty:
             return batch, False
         return batch, True
 
     def _append(self, batch: list[_Waiting]) -> None:
+        assert self._loop is not None
         try:
-            outcomes = self._store.append([each.export.request for each in batch])
+            outcomes = self._store.append([each.export.request for each in batch], [each.body for each in batch])
         except Exception as error:  # noqa: BLE001 - whatever happens, the senders get an answer
             if not isinstance(error, StoreError):
                 _log.exception("the dashboard cannot store")
             failed = error if isinstance(error, StoreError) else StoreError("cannot store")
-            self._finish(batch, lambda at: batch[at].done.set_exception(failed))
+            self._loop.call_soon_threadsafe(self._fail, batch, failed)
         else:
-            self._finish(batch, lambda at: batch[at].done.set_result(outcomes[at]))
+            self._loop.call_soon_threadsafe(self._settle, batch, outcomes)
 
-    def _finish(self, batch: list[_Waiting], settle: Callable[[int], None]) -> None:
-        def on_loop() -> None:
-            for at, each in enumerate(batch):
-                self._bytes -= each.size
-                if not each.done.done():
-                    settle(at)
+    def _settle(self, batch: list[_Waiting], outcomes: list[Outcome]) -> None:
+        for each, outcome in zip(batch, outcomes, strict=True):
+            self._bytes -= len(each.body)
+            self._note(each.export, outcome)
+            each.done.set_result(outcome)
 
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(on_loop)
+    def _fail(self, batch: list[_Waiting], error: StoreError) -> None:
+        for each in batch:
+            self._bytes -= len(each.body)
+            self.counts.refused += 1
+            each.done.set_exception(error)
+            # A sender that has left does not ask, and nobody is to be told that nobody asked.
+            each.done.exception()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -8,8 +8,8 @@ does not read is told the latest when it does: nothing queues up for it.
 import asyncio
 import json
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from rsketch_telemetry.otlp.receiver import Export
@@ -20,6 +20,7 @@ __all__ = ["Live", "notice_json"]
 
 _EVERY_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 10.0
+_NOTICES = 50
 _NAMES = {"traces": "spans", "logs": "logs", "metrics": "points"}
 
 
@@ -29,12 +30,18 @@ class Live:
 
     Args:
         totals: Called for the number of rows that are stored, by family.
+        heartbeat_seconds: After how long a listener that is told nothing is told so.
     """
 
-    def __init__(self, totals: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self, totals: Callable[[], Mapping[str, int]], *, heartbeat_seconds: float = _HEARTBEAT_SECONDS
+    ) -> None:
         self._totals = totals
+        self._heartbeat_seconds = heartbeat_seconds
         self._arrived: Counter[str] = Counter()
-        self._notices: list[Notice] = []
+        # The latest, and how many there have been: listeners come and go, and the page has the others from the status.
+        self._notices: deque[Notice] = deque(maxlen=_NOTICES)
+        self._noticed = 0
         self._changed = asyncio.Condition()
         self._version = 0
         self._loop = asyncio.get_running_loop()
@@ -56,10 +63,10 @@ class Live:
         self._ended = True
         self._wake()
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """Yield events as they are sent: at once one with the totals, then whatever happens."""
         self.listeners += 1
-        seen, told, said = -1, Counter(self._arrived), len(self._notices)
+        seen, told, said = -1, Counter(self._arrived), self._noticed
         try:
             yield "retry: 1000\n\n"
             while not self._ended:
@@ -67,9 +74,9 @@ class Live:
                     yield ": still here\n\n"
                     continue
                 seen = self._version
-                for notice in self._notices[said:]:
+                fresh, said = min(self._noticed - said, _NOTICES), self._noticed
+                for notice in list(self._notices)[len(self._notices) - fresh :]:
                     yield _event("notice", notice_json(notice))
-                said = len(self._notices)
                 arrived = Counter(self._arrived)
                 new = {name: arrived[name] - told[name] for name in _NAMES.values()}
                 told = arrived
@@ -81,7 +88,7 @@ class Live:
     async def _change(self, seen: int) -> bool:
         """Wait until something happens; return False where nothing does for a while."""
         try:
-            async with asyncio.timeout(_HEARTBEAT_SECONDS), self._changed:
+            async with asyncio.timeout(self._heartbeat_seconds), self._changed:
                 await self._changed.wait_for(lambda: self._version != seen or self._ended)
         except TimeoutError:
             return False
@@ -89,6 +96,7 @@ class Live:
 
     def _notice(self, notice: Notice) -> None:
         self._notices.append(notice)
+        self._noticed += 1
         self._wake()
 
     def _wake(self) -> None:

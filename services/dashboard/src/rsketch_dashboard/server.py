@@ -103,7 +103,7 @@ class _Opening:
         """Add the page to the app of the receiver."""
         guard(app)
         add_assets(app)
-        add_api(app, self.desk, self.live, self.status)
+        add_api(app, self.desk, self.live, self.status, self.ingest.handle)
         app.add_route(self._identity, "/-/identity", name="identity")
         app.add_route(self._stop, "/-/stop", methods=["POST"], name="stop")
 
@@ -123,7 +123,6 @@ class _Opening:
         """Return what is known of the dashboard itself."""
         contents, counts, limits = self.store.contents(), self.ingest.counts, self._config.limits
         queued, most = self.ingest.queued
-        assert self.receiver is not None
         return {
             "version": version(NAME),
             "now_us": time.time_ns() // 1000,
@@ -151,7 +150,7 @@ class _Opening:
             "queue": {"bytes": queued, "limit": most},
             "forward": self._forwarded(),
             "notices": [notice_json(notice) for notice in self.store.notices],
-            "endpoints": {"grpc": self.receiver.grpc_endpoint, "http": self.receiver.http_endpoint},
+            "endpoints": self._endpoints(),
         }
 
     def _forwarded(self) -> dict[str, Any] | None:
@@ -160,18 +159,18 @@ class _Opening:
         counts = self.forward.counts
         return {"to": self.forward.endpoint, "sent": counts.sent, "dropped": counts.dropped, "error": counts.error}
 
+    def _endpoints(self) -> dict[str, str]:
+        """Return where it listens; nothing in the moment before that is known, in which the port answers already."""
+        if self.receiver is None:
+            return {}
+        return {"grpc": self.receiver.grpc_endpoint, "http": self.receiver.http_endpoint}
+
     async def _identity(self, _: Request) -> HTTPResponse:
-        assert self.receiver is not None
-        return json(
-            {
-                "name": NAME,
-                "version": version(NAME),
-                "pid": os.getpid(),
-                "schema": VERSION,
-                "url": self.receiver.http_endpoint,
-                "grpc": self.receiver.grpc_endpoint,
-            }
-        )
+        where = self._endpoints()
+        if not where:
+            return json({"error": "the dashboard is starting"}, 503)
+        about = {"name": NAME, "version": version(NAME), "pid": os.getpid(), "schema": VERSION}
+        return json({**about, "url": where["http"], "grpc": where["grpc"]})
 
     async def _stop(self, _: Request) -> HTTPResponse:
         self.stopped.set()

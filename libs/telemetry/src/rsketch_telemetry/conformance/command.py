@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from rsketch_telemetry.conformance.attributes import Allowances
 from rsketch_telemetry.conformance.checker import Checker
 from rsketch_telemetry.conformance.contract import load
+from rsketch_telemetry.conformance.habits import Habits, habits
 from rsketch_telemetry.conformance.report import Report, line
 from rsketch_telemetry.conformance.violation import Violation
 from rsketch_telemetry.conformance.whole import whole
@@ -125,6 +126,7 @@ class _Checking:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._checker = Checker(allowed=Allowances(methods=options.known_methods, query_keys=options.query_keys))
+        self._habits = Habits()
         self._report = Report()
         self._spans: list[Span] = []
         self._points: list[MetricPoint] = []
@@ -136,17 +138,22 @@ class _Checking:
         """Check one request."""
         match export.request:
             case ExportTraceServiceRequest() as traces:
-                self._take("spans", decode_traces(traces), self._checker.spans, self._spans)
+                self._take("spans", decode_traces(traces), self._check_spans, self._spans)
             case ExportMetricsServiceRequest() as metrics:
                 self._take("metric points", decode_metrics(metrics), self._checker.points, self._points)
             case ExportLogsServiceRequest() as logs:
                 self._take("log records", decode_logs(logs), self._checker.logs, self._logs)
+
+    def _check_spans(self, items: list[Span]) -> Iterable[Violation]:
+        yield from self._checker.spans(items)
+        yield from self._habits.spans(items)
 
     def _take(
         self, kind: str, items: list[_Item], check: Callable[[list[_Item]], Iterable[Violation]], kept: list[_Item]
     ) -> None:
         self._report.items[kind] += len(items)
         self._show(check(items))
+        self._show(self._habits.resources(items))
         if self._options.complete:
             kept += items
 
@@ -174,6 +181,7 @@ class _Checking:
         """Print the end and return the exit status."""
         if self._options.complete:
             self._show(whole(load(), self._spans, self._points, self._logs))
+            self._show(habits(load(), self._spans, self._points))
         if self._options.json:
             self._print(self._report.as_json())
         elif not self._report.empty:

@@ -1,5 +1,6 @@
 """The gRPC half of the OTLP receiver: a grpc.aio server with the Export method of each signal."""
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -58,6 +59,7 @@ async def serve_grpc(
         )
     )
     server.add_generic_rpc_handlers(tuple(_service(signal, handler, refused) for signal in Signal))
+    _try(netloc)
     try:
         port = server.add_insecure_port(netloc)
     except RuntimeError as error:
@@ -67,6 +69,16 @@ async def serve_grpc(
         yield port
     finally:
         await server.stop(close_seconds)
+
+
+def _try(netloc: str) -> None:
+    """Raise OSError where *netloc* is taken: grpc would say so as well, but on stderr first, in lines of its own."""
+    host, _, port = netloc.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise OSError(error.errno, f"OTLP/gRPC receiver: cannot listen on {netloc}: {error.strerror}") from None
 
 
 def _service(signal: Signal, handler: Handler, refused: Callable[[Refusal], None] | None) -> grpc.GenericRpcHandler:

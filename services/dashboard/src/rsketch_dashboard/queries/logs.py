@@ -7,7 +7,7 @@ import duckdb
 
 from rsketch_dashboard.queries.attributes import pairs, values_of
 from rsketch_dashboard.queries.parameters import Parameters, Window, ids
-from rsketch_dashboard.queries.spans import Selection, attribute_ids, span_hex, trace_hex
+from rsketch_dashboard.queries.spans import Selection, add_attribute, span_hex, trace_hex
 
 __all__ = ["logs", "of_trace"]
 
@@ -67,9 +67,7 @@ def _select(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Selecti
         if wanted:
             found.add(f"l.logger IN (SELECT id FROM loggers WHERE {condition})", wanted)
     for key, value in asked.attributes:
-        numbers = attribute_ids(connection, "log_attributes", key, value)
-        found.possible &= bool(numbers)
-        found.add("list_has_any(l.attributes, ?)", numbers)
+        add_attribute(connection, found, ("logs", "log_attributes", "sequence"), key, value)
     return found
 
 

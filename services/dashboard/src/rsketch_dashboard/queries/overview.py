@@ -11,6 +11,7 @@ from rsketch_dashboard.queries.parameters import Parameters, Window
 from rsketch_dashboard.queries.spans import SERVED, Selection, select
 from rsketch_dashboard.queries.traces import rows_of
 from rsketch_dashboard.store.dictionary import is_health_check
+from rsketch_dashboard.store.retention import BUCKET
 from rsketch_dashboard.store.rows import KINDS
 
 __all__ = ["overview"]
@@ -35,6 +36,8 @@ class _Red:
     counts: dict[int, int] = field(default_factory=dict)
     errors_by_step: dict[int, int] = field(default_factory=dict)
     p95_by_step: dict[int, float] = field(default_factory=dict)
+    # How many durations there are in each bucket of the roll-ups; only where some have been rolled up.
+    buckets: dict[int, int] = field(default_factory=dict)
 
 
 _Key = tuple[str, str, int]
@@ -51,7 +54,9 @@ def overview(connection: duckdb.DuckDBPyConnection, asked: Parameters, now_us: i
     first, step, count = window.steps(_STEPS)
     every = _Steps(first, step, count)
     red = _live(connection, found, every) if found.possible else {}
-    _add_rolled_up(connection, asked, every, red)
+    if rolled_up := _rolled_up(connection, asked, window):
+        _add_rolled_up(rolled_up, every, red)
+        _add_live_buckets(connection, found, red)
     seconds = max((min(window.to_us, now_us) - window.from_us) / 1e6, 1.0)
     return {
         "window": {"from_us": window.from_us, "to_us": window.to_us, "step_us": step},
@@ -77,8 +82,12 @@ class _Steps:
 
 
 def _whole(connection: duckdb.DuckDBPyConnection, found: Selection, now_us: int) -> Window:
-    row = connection.execute(f"SELECT min(s.start_ns) // 1000 FROM spans s {found.where}", found.parameters).fetchone()
-    return Window(row[0] if row and row[0] is not None else now_us - 900_000_000, now_us + 1)
+    oldest = f"SELECT min(s.start_ns) // 1000 FROM spans s {found.where}"
+    row = connection.execute(
+        f"SELECT least(({oldest}), min(minute) * {_MINUTE_US}) FROM red", found.parameters
+    ).fetchone()
+    start = row[0] if row and row[0] is not None else now_us - 900_000_000
+    return Window(start, max(start, now_us) + 1)
 
 
 def _live(connection: duckdb.DuckDBPyConnection, found: Selection, every: _Steps) -> dict[_Key, _Red]:
@@ -108,27 +117,26 @@ def _live(connection: duckdb.DuckDBPyConnection, found: Selection, every: _Steps
     return red
 
 
-def _add_rolled_up(
-    connection: duckdb.DuckDBPyConnection, asked: Parameters, every: _Steps, red: dict[_Key, _Red]
-) -> None:
-    """Add what was counted before its spans were dropped; it knows neither attributes nor runs."""
-    if asked.attributes or asked.run or asked.status or asked.min_ms or asked.max_ms or not asked.window:
-        return
+def _rolled_up(connection: duckdb.DuckDBPyConnection, asked: Parameters, window: Window) -> list[tuple[Any, ...]]:
+    """Return what was counted before its spans were dropped; it knows neither attributes nor runs."""
+    if asked.attributes or asked.run or asked.status or asked.min_ms or asked.max_ms is not None:
+        return []
     rows = connection.execute(
         """
         SELECT service, name, kind, minute, count, errors, max_ns, map_keys(buckets), map_values(buckets) FROM red
         WHERE minute >= ? AND minute < ? AND kind IN (2, 5) AND (? = '' OR service = ?) AND (? = '' OR name = ?)
         """,
         [
-            asked.window.from_us // _MINUTE_US,
-            asked.window.to_us // _MINUTE_US + 1,
+            window.from_us // _MINUTE_US,
+            -(-window.to_us // _MINUTE_US),
             *(asked.service, asked.service, asked.operation, asked.operation),
         ],
     ).fetchall()
-    buckets: dict[_Key, dict[int, int]] = {}
+    return [row for row in rows if (asked.health or not is_health_check(row[1])) and asked.q.lower() in row[1].lower()]
+
+
+def _add_rolled_up(rows: Iterable[tuple[Any, ...]], every: _Steps, red: dict[_Key, _Red]) -> None:
     for service, name, kind, minute, count, errors, max_ns, places, numbers in rows:
-        if (not asked.health and is_health_check(name)) or asked.q.lower() not in name.lower():
-            continue
         key, step = (service, name, kind), (minute * _MINUTE_US - every.first) // every.length
         one = red.setdefault(key, _Red())
         one.count += count
@@ -136,12 +144,36 @@ def _add_rolled_up(
         one.max_ns = max(one.max_ns, max_ns)
         one.counts[step] = one.counts.get(step, 0) + count
         one.errors_by_step[step] = one.errors_by_step.get(step, 0) + errors
-        mine = buckets.setdefault(key, {})
-        for place, number in zip(places, numbers, strict=True):
-            mine[place] = mine.get(place, 0) + number
-    for key, mine in buckets.items():
-        if red[key].quantiles[0] is None:
-            red[key].quantiles = tuple(_quantile(mine, share) for share in (0.5, 0.95, 0.99))
+        _merge(one.buckets, dict(zip(places, numbers, strict=True)))
+
+
+def _add_live_buckets(connection: duckdb.DuckDBPyConnection, found: Selection, red: dict[_Key, _Red]) -> None:
+    """Add what is still there, for quantiles of both: what outlives its segment are the failed and the slow."""
+    rows = connection.execute(
+        f"""
+        WITH mine AS (
+            SELECT s.operation, {BUCKET} AS bucket, count(*) AS count FROM spans s {found.where} GROUP BY ALL
+        )
+        SELECT o.service, o.name, o.kind, m.bucket, sum(m.count)::BIGINT
+        FROM mine m JOIN operations o ON o.id = m.operation WHERE o.kind IN {SERVED} GROUP BY ALL
+        """,
+        found.parameters,
+    ).fetchall()
+    for service, name, kind, bucket, count in rows if found.possible else ():
+        # It may have come since the others were counted.
+        _merge(red.setdefault((service, name, kind), _Red()).buckets, {bucket: count})
+    for one in red.values():
+        if one.buckets:
+            one.quantiles = _quantiles(one.buckets)
+
+
+def _merge(into: dict[int, int], buckets: Mapping[int, int]) -> None:
+    for place, number in buckets.items():
+        into[place] = into.get(place, 0) + number
+
+
+def _quantiles(buckets: Mapping[int, int]) -> tuple[float, ...]:
+    return tuple(_quantile(buckets, share) for share in (0.5, 0.95, 0.99))
 
 
 def _quantile(buckets: Mapping[int, int], share: float) -> float:
@@ -167,6 +199,11 @@ def _totals(connection: duckdb.DuckDBPyConnection, found: Selection, red: Mappin
         found.parameters,
     ).fetchone()
     spans, quantiles = row if row and found.possible else (0, None)
+    rolled_up: dict[int, int] = {}
+    for one in served:
+        _merge(rolled_up, one.buckets)
+    if rolled_up:
+        quantiles = _quantiles(rolled_up)
     p50, p95, p99 = quantiles or (None, None, None)
     return {
         "spans": spans,

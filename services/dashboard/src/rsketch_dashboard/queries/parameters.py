@@ -138,8 +138,8 @@ def _window(one: Mapping[str, str], now_us: int, last: str) -> Window | None:
     found = _SPAN.fullmatch(asked)
     if not found or not int(found["number"]):
         raise QueryError("last: accepts a number and s, m, h or d, such as 15m")
-    # A little ahead: clocks of senders differ, and a span may have ended since now was read.
-    return Window(max(0, now_us - int(found["number"]) * _UNITS_US[found["unit"]]), now_us + _UNITS_US["m"])
+    # A moment ahead: a span may have ended since now was read.
+    return Window(max(0, now_us - int(found["number"]) * _UNITS_US[found["unit"]]), now_us + _UNITS_US["s"])
 
 
 def _among(one: Mapping[str, str], name: str, accepted: Iterable[str]) -> str:

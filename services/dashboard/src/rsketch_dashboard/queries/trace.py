@@ -47,7 +47,7 @@ def trace(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
         NotFoundError: Neither a span nor a log record of it is here.
     """
     number = ids(text, 32)
-    nodes, resources = _nodes(connection, number)
+    nodes, resources, truncated = _nodes(connection, number)
     records = logs.of_trace(connection, number, _MOST_LOGS)
     if not nodes and not records:
         raise NotFoundError("this trace is not here: it may not have arrived yet, or be gone")
@@ -66,29 +66,35 @@ def trace(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
         "start_us": start // 1000,
         "duration_ns": end - start,
         "complete": not any(node.shown["orphan"] for node in ordered),
-        "truncated": len(nodes) == _MOST_SPANS,
+        "truncated": truncated,
         "skewed": _skewed(nodes),
     }
 
 
-def _nodes(connection: duckdb.DuckDBPyConnection, number: int) -> tuple[dict[int, _Node], list[Any]]:
-    """Return the spans of a trace by id, of one that was sent twice the first; and the resources they refer to."""
+def _nodes(connection: duckdb.DuckDBPyConnection, number: int) -> tuple[dict[int, _Node], list[Any], bool]:
+    """
+    Return the spans of a trace by id, the resources they refer to, and whether there are more.
+
+    Of a span that was sent twice there is the first.
+    """
     rows = connection.execute(
         f"""
         SELECT s.span_id, s.parent_id, s.start_ns, s.duration_ns, s.status, s.attributes, s.rest, o.name, o.kind,
                o.service, o.scope, o.scope_version, r.instance, r.attributes
         FROM spans s JOIN operations o ON o.id = s.operation JOIN span_resources r ON r.id = o.resource
-        WHERE s.trace_id = ?::UHUGEINT ORDER BY s.start_ns, s.span_id LIMIT {_MOST_SPANS}
+        WHERE s.trace_id = ?::UHUGEINT ORDER BY s.start_ns, s.span_id LIMIT {_MOST_SPANS + 1}
         """,
         [number],
     ).fetchall()
+    truncated = len(rows) > _MOST_SPANS
+    del rows[_MOST_SPANS:]
     values = values_of(connection, "span_attributes", (row[5] for row in rows))
     resources = {text: at for at, text in enumerate(dict.fromkeys(row[-1] for row in rows))}
     nodes: dict[int, _Node] = {}
     for row in rows:
         if row[0] not in nodes:
             nodes[row[0]] = _node(row, values, resources)
-    return nodes, [json.loads(text) for text in resources]
+    return nodes, [json.loads(text) for text in resources], truncated
 
 
 def _node(row: Sequence[Any], values: Mapping[int, Pair], resources: Mapping[str, int]) -> _Node:
@@ -138,10 +144,10 @@ def _link(link: Span.Link) -> dict[str, Any]:
 
 def _tree(nodes: Mapping[int, _Node]) -> list[_Node]:
     """Hang each span under its parent; return those that have none here: roots, and orphans, which are marked."""
-    roots = []
+    roots, cut = [], _cuts(nodes)
     for node in nodes.values():
         parent = nodes.get(node.parent)
-        if parent is None or _is_above(node, parent, nodes):
+        if parent is None or node.id in cut:
             node.shown["orphan"] = node.parent != 0
             roots.append(node)
         else:
@@ -152,14 +158,22 @@ def _tree(nodes: Mapping[int, _Node]) -> list[_Node]:
     return sorted(roots, key=lambda root: (root.shown["orphan"], root.start, root.id))
 
 
-def _is_above(node: _Node, parent: _Node, nodes: Mapping[int, _Node]) -> bool:
-    """Return whether *node* is its own ancestor, and has the lowest id of that circle: there it is cut."""
-    circle = [node.id]
-    above: _Node | None = parent
-    while above is not None and above.id not in circle:
-        circle.append(above.id)
-        above = nodes.get(above.parent)
-    return above is not None and above.id == node.id and node.id == min(circle)
+def _cuts(nodes: Mapping[int, _Node]) -> set[int]:
+    """Return the spans, one of each circle of spans that are their own ancestors, at which the circle is cut."""
+    cut: set[int] = set()
+    seen: set[int] = set()
+    for node in nodes.values():
+        # Up from here, until where another way has been, or this one: then it is a circle.
+        way: dict[int, None] = {}
+        above: _Node | None = node
+        while above is not None and above.id not in seen and above.id not in way:
+            way[above.id] = None
+            above = nodes.get(above.parent)
+        if above is not None and above.id in way:
+            around = list(way)
+            cut.add(min(around[around.index(above.id) :]))
+        seen.update(way)
+    return cut
 
 
 def _self_time(node: _Node) -> int:

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 SCATTERED = 2000
 _CANDIDATES = 6
 """Entry spans that are looked at for each trace that is listed: a trace may have several."""
+_MOST_CANDIDATES = 8 * 8 * _CANDIDATES
 _FACET = 20
 
 
@@ -26,13 +27,23 @@ def traces(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Json:
     if not found.possible:
         return {"traces": [], "more": False, **_facets(connection, asked, None)}
     order = "s.duration_ns DESC" if slowest else "s.start_ns DESC"
-    candidates = connection.execute(
-        f"SELECT s.trace_id FROM spans s {found.where} ORDER BY {order} LIMIT {_CANDIDATES * (asked.limit + 1)}",
-        found.parameters,
-    ).fetchall()
-    listed = list(dict.fromkeys(trace for (trace,) in candidates))
+    listed = _listed(connection, found, order, asked.limit + 1)
     shown = rows_of(connection, listed[: asked.limit])
     return {"traces": shown, "more": len(listed) > asked.limit, **_facets(connection, asked, found)}
+
+
+def _listed(connection: duckdb.DuckDBPyConnection, found: Selection, order: str, wanted: int) -> list[int]:
+    """Return the first *wanted* traces in the order of their entry spans; of many spans each, more are looked at."""
+    most, listed = _CANDIDATES * wanted, list[int]()
+    while len(listed) < wanted and most <= _MOST_CANDIDATES * wanted:
+        rows = connection.execute(
+            f"SELECT s.trace_id FROM spans s {found.where} ORDER BY {order} LIMIT {most}", found.parameters
+        ).fetchall()
+        listed = list(dict.fromkeys(trace for (trace,) in rows))
+        if len(rows) < most:
+            break
+        most *= 8
+    return listed[:wanted]
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> list[Json]:

@@ -1,13 +1,13 @@
 """
 What rows of one segment intern: each attribute, resource and header gets a number, and is stored once a segment.
 
-The key of an attribute is its serialized `KeyValue`: to look that up costs less than to read key and value. What is
+The key of an attribute is its encoded `KeyValue`: to look that up costs less than to read key and value. What is
 remembered is bounded, so an attribute may be stored twice with two numbers where a sender never repeats itself; queries
 therefore ask for keys and values, never for one number.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,13 +49,14 @@ class Dictionary:
 
     Attributes:
         new: Rows that are not stored yet, by table.
-        ids: The numbers of attributes by their serialized form; `rows` looks there first.
+        attributes: The number of each attribute by its encoded form; one that is new gets its number when it is asked
+            for.
     """
 
     def __init__(self, family: Family, ids: Ids) -> None:
         self._family = family
         self._ids = ids
-        self.ids: dict[bytes, int] = {}
+        self.attributes: Mapping[bytes, int] = _Numbers(self._attribute)
         self._others: dict[object, int] = {}
         self.new: dict[str, list[Row]] = {family.attributes: [], family.resources: [], family.header: []}
 
@@ -64,20 +65,9 @@ class Dictionary:
         new, self.new = self.new, {table: [] for table in self.new}
         return new
 
-    def attribute(self, serialized: bytes, pair: KeyValue) -> int:
-        """Return the number of an attribute that is not in `ids`."""
-        number = self._ids.attribute
-        self._ids.attribute += 1
-        self.new[self._family.attributes].append((number, pair.key, *encoded(pair.value)))
-        if len(serialized) <= _LONGEST_KEY:
-            if len(self.ids) >= _REMEMBERED:
-                self.ids.clear()
-            self.ids[serialized] = number
-        return number
-
-    def resource(self, resource: Resource, schema_url: str) -> tuple[int, str]:
-        """Return the number of a resource and the name of its service."""
-        raw = resource.SerializeToString()
+    def resource(self, raw: bytes, schema_url: str) -> tuple[int, str]:
+        """Return the number of an encoded resource and the name of its service."""
+        resource = Resource.FromString(raw)
         said = {pair.key: pair.value.string_value for pair in resource.attributes if pair.key in _IDENTITY}
         service = said.get("service.name") or "unknown_service"
 
@@ -87,15 +77,23 @@ class Dictionary:
 
         return self._other(self._family.resources, (raw, schema_url), row, "resource"), service
 
-    def header(self, resource: tuple[int, str], scope: InstrumentationScope, schema_url: str, *further: object) -> int:
-        """Return the number of a header: the scope of a resource, and what the family adds to it."""
-        raw = scope.SerializeToString()
+    def header(self, resource: tuple[int, str], raw: bytes, schema_url: str, *further: object) -> int:
+        """Return the number of a header: the encoded scope of a resource, and what the family adds to it."""
 
         def row(number: int) -> Row:
+            scope = InstrumentationScope.FromString(raw)
             return (number, *resource, scope.name, scope.version, raw, schema_url, *further)
 
         key = (resource[0], raw, schema_url, *(tuple(each) if isinstance(each, list) else each for each in further))
         return self._other(self._family.header, key, row, "header")
+
+    def _attribute(self, encoded_pair: bytes) -> int:
+        """Take in an attribute that is new; return its number."""
+        number = self._ids.attribute
+        self._ids.attribute += 1
+        pair = KeyValue.FromString(encoded_pair)
+        self.new[self._family.attributes].append((number, pair.key, *encoded(pair.value)))
+        return number
 
     def _other(self, table: str, key: object, row: Callable[[int], Row], counter: str) -> int:
         number = self._others.get((table, key))
@@ -106,6 +104,22 @@ class Dictionary:
             if len(self._others) >= _REMEMBERED:
                 self._others.clear()
             self._others[table, key] = number
+        return number
+
+
+class _Numbers(dict[bytes, int]):
+    """What is remembered; *take* gives a number to what is not."""
+
+    def __init__(self, take: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._take = take
+
+    def __missing__(self, encoded_pair: bytes) -> int:
+        number = self._take(encoded_pair)
+        if len(encoded_pair) <= _LONGEST_KEY:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[encoded_pair] = number
         return number
 
 

@@ -10,8 +10,10 @@ import duckdb
 
 from rsketch_dashboard.store.schema import KEPT
 
-__all__ = ["forget_old_rollups", "keep_traces", "roll_up", "trim_kept"]
+__all__ = ["BUCKET", "forget_old_rollups", "keep_traces", "roll_up", "trim_kept"]
 
+BUCKET = "CAST(floor(20 * log10(greatest(s.duration_ns, 1))) AS SMALLINT)"
+"""In which bucket of the roll-ups the duration of a span s is, as SQL."""
 _ROLLUP_DAYS = 7
 _SLOWEST_PER_OPERATION = 3
 _FAILED_PER_OPERATION = 20
@@ -20,6 +22,11 @@ _ENTRY = "entry AND operation IN (SELECT id FROM operations_{n} WHERE NOT health
 
 
 def roll_up(connection: duckdb.DuckDBPyConnection, number: int) -> None:
+    """Count the entry spans of a segment that are not kept: those are still there to be counted."""
+    _roll_up(connection, number, f"trace_id NOT IN (SELECT trace_id FROM spans_{KEPT})")
+
+
+def _roll_up(connection: duckdb.DuckDBPyConnection, number: int, condition: str) -> None:
     """
     Add the entry spans of a segment to `red`: one row a minute and operation.
 
@@ -30,9 +37,9 @@ def roll_up(connection: duckdb.DuckDBPyConnection, number: int) -> None:
         INSERT INTO red
         WITH spans AS (
             SELECT s.start_ns // 60_000_000_000 AS minute, o.service, o.name, o.kind, s.duration_ns, s.status,
-                   CAST(floor(20 * log10(greatest(s.duration_ns, 1))) AS SMALLINT) AS bucket
+                   {BUCKET} AS bucket
             FROM spans_{number} s JOIN operations_{number} o ON o.id = s.operation
-            WHERE s.entry
+            WHERE s.entry AND s.{condition}
         ), buckets AS (
             SELECT minute, service, name, kind, bucket, count(*) AS count, sum(duration_ns) AS sum_ns,
                    max(duration_ns) AS max_ns, count(*) FILTER (status = 2) AS errors
@@ -52,7 +59,11 @@ def forget_old_rollups(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def keep_traces(connection: duckdb.DuckDBPyConnection, number: int) -> None:
-    """Copy the failed and the slowest traces of each operation, with what they refer to, into the kept segment."""
+    """
+    Copy the failed and the slowest traces of each operation, with what they refer to, into the kept segment.
+
+    So goes what a segment has of traces that were kept before: they may have spans in several.
+    """
     entry = _ENTRY.format(n=number)
     connection.execute(
         f"""
@@ -63,9 +74,10 @@ def keep_traces(connection: duckdb.DuckDBPyConnection, number: int) -> None:
                    row_number() OVER (PARTITION BY operation, status ORDER BY start_ns DESC) AS late
             FROM spans_{number} WHERE {entry}
         )
-        SELECT trace_id FROM ranked
-        WHERE slow <= {_SLOWEST_PER_OPERATION} OR (status = 2 AND late <= {_FAILED_PER_OPERATION})
-        GROUP BY trace_id ORDER BY min(least(slow, late)) LIMIT {_KEPT_TRACES}
+        (SELECT trace_id FROM ranked
+         WHERE slow <= {_SLOWEST_PER_OPERATION} OR (status = 2 AND late <= {_FAILED_PER_OPERATION})
+         GROUP BY trace_id ORDER BY min(least(slow, late)) LIMIT {_KEPT_TRACES})
+        UNION SELECT trace_id FROM spans_{KEPT}
         """
     )
     spans = f"SELECT * FROM spans_{number} WHERE trace_id IN (SELECT trace_id FROM kept_now)"
@@ -84,23 +96,39 @@ def keep_traces(connection: duckdb.DuckDBPyConnection, number: int) -> None:
     connection.execute("DROP TABLE kept_now")
 
 
-def trim_kept(connection: duckdb.DuckDBPyConnection, limit: int) -> None:
-    """Delete the oldest traces of the kept segment beyond *limit* spans, and what only they referred to."""
+def trim_kept(connection: duckdb.DuckDBPyConnection, limit: int, most_bytes: int) -> None:
+    """
+    Delete the oldest traces of the kept segment, and what only they referred to; count them.
+
+    Args:
+        limit: How many spans may stay.
+        most_bytes: How much text may: where it is more, fewer spans stay in proportion.
+    """
     kept = f"spans_{KEPT}"
-    found = connection.execute(f"SELECT count(*) FROM {kept}").fetchone()
-    if found is None or found[0] <= limit:
+    found = connection.execute(
+        f"""
+        SELECT count(*), coalesce(sum(octet_length(rest)), 0)
+                         + (SELECT coalesce(sum(strlen(value)), 0) FROM span_attributes_{KEPT})
+        FROM {kept}
+        """
+    ).fetchone()
+    count, size = found or (0, 0)
+    limit = min(limit, count * most_bytes // size if size > most_bytes else count)
+    if count <= limit:
         return
     connection.execute(
         f"""
-        DELETE FROM {kept} WHERE trace_id IN (
-            SELECT trace_id FROM (
-                SELECT trace_id, sum(count(*)) OVER (ORDER BY max(start_ns) DESC, trace_id) AS upto
-                FROM {kept} GROUP BY trace_id
-            ) WHERE upto > ?
-        )
+        CREATE OR REPLACE TEMP TABLE kept_before AS SELECT trace_id FROM (
+            SELECT trace_id, sum(count(*)) OVER (ORDER BY max(start_ns) DESC, trace_id) AS upto
+            FROM {kept} GROUP BY trace_id
+        ) WHERE upto > ?
         """,
         [limit],
     )
+    gone = "trace_id IN (SELECT trace_id FROM kept_before)"
+    _roll_up(connection, KEPT, gone)
+    connection.execute(f"DELETE FROM {kept} WHERE {gone}")
+    connection.execute("DROP TABLE kept_before")
     for table, used in (
         ("operations", f"SELECT operation FROM {kept}"),
         ("span_attributes", f"SELECT unnest(attributes) FROM {kept}"),

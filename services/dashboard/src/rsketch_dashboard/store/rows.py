@@ -8,12 +8,12 @@ the year 2262) is rejected by itself, as OTLP has it: the rest of the request is
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1 import metrics_pb2
@@ -21,6 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from rsketch_dashboard.store.dictionary import Dictionary, is_health_check
 from rsketch_dashboard.store.values import encoded
+from rsketch_dashboard.store.wire import EncodedTraces
 
 __all__ = ["KINDS", "STATUSES", "Outcome", "Row", "log_rows", "point_rows", "span_rows"]
 
@@ -28,6 +29,12 @@ Row = tuple[Any, ...]
 
 KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUSES = ("UNSET", "OK", "ERROR")
+_COLUMNS_OF_SPAN: tuple[Any, ...] = (
+    *("trace_id", "span_id", "parent_span_id", "name", "kind", "flags"),
+    *("start_time_unix_nano", "end_time_unix_nano", "attributes"),
+)
+_CODE_ALONE = 2
+"""Bytes of an encoded status that has no message."""
 _ENTRY_KINDS = frozenset({Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CONSUMER})
 _TOO_LATE_NS = 2**63
 _EXACT = 2**53
@@ -44,12 +51,14 @@ class Outcome:
         taken: Items that are in them: spans, log records or points.
         rejected: Items that are not.
         reason: Why the first of those was rejected.
+        size: Of the request, in bytes.
     """
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     taken: int = 0
     rejected: int = 0
     reason: str = ""
+    size: int = 0
 
     def reject(self, reason: str) -> None:
         """Count an item that cannot be a row."""
@@ -57,21 +66,28 @@ class Outcome:
         self.reason = self.reason or reason
 
 
-def span_rows(request: ExportTraceServiceRequest, words: Dictionary) -> Outcome:
-    """Return the spans of a request as rows."""
+def span_rows(encoded_request: bytes, words: Dictionary) -> Outcome:
+    """Return the spans of an encoded `ExportTraceServiceRequest` as rows."""
     found = Outcome()
     rows: list[Row] = []
     # This loop is what a stored span costs; see docs/dashboard.md for how much of it is what.
-    integer = int.from_bytes
-    for of_resource in request.resource_spans:
+    integer, number_of = int.from_bytes, words.attributes.__getitem__
+    for of_resource in EncodedTraces.FromString(encoded_request).resource_spans:
         resource = words.resource(of_resource.resource, of_resource.schema_url)
         for of_scope in of_resource.scope_spans:
             operations: dict[tuple[str, int], int] = {}
             for span in of_scope.spans:
                 trace_id, span_id, parent = span.trace_id, span.span_id, span.parent_span_id
                 start, end = span.start_time_unix_nano, span.end_time_unix_nano
-                if wrong := _wrong_span(trace_id, span_id, parent, start, end):
-                    found.reject(wrong)
+                if not (start and end):
+                    start, end = _known_times(start, end)
+                trace_number, span_number = integer(trace_id), integer(span_id)
+                if not (
+                    (trace_number and span_number and len(trace_id) == 16 and len(span_id) == 8)
+                    and (not parent or len(parent) == 8)
+                    and (start < _TOO_LATE_NS and end < _TOO_LATE_NS)
+                ):
+                    found.reject(_wrong_span(trace_id, span_id, parent))
                     continue
                 name, kind = span.name, span.kind
                 operation = operations.get((name, kind))
@@ -80,19 +96,19 @@ def span_rows(request: ExportTraceServiceRequest, words: Dictionary) -> Outcome:
                     operation = operations[name, kind] = words.header(
                         resource, of_scope.scope, of_scope.schema_url, known, name, is_health_check(name)
                     )
-                status = span.status.code
+                status = _status(span.status)
                 rows.append(
                     (
-                        integer(trace_id),
-                        integer(span_id),
+                        trace_number,
+                        span_number,
                         integer(parent),
                         start,
                         end - start,
                         operation,
-                        status if 0 <= status < len(STATUSES) else 0,
+                        status,
                         not parent or kind in _ENTRY_KINDS,
                         span.flags,
-                        _attributes(span.attributes, words),
+                        list(map(number_of, span.attributes)),
                         _rest_of_span(span),
                     )
                 )
@@ -100,37 +116,46 @@ def span_rows(request: ExportTraceServiceRequest, words: Dictionary) -> Outcome:
     return found
 
 
-def _wrong_span(trace_id: bytes, span_id: bytes, parent: bytes, start: int, end: int) -> str:
-    """Return what keeps a span from being stored; empty for nothing."""
+def _known_times(start: int, end: int) -> tuple[int, int]:
+    """Return when a span started and ended, of which not both were said: it has no duration then."""
+    start = start or end or time.time_ns()
+    return start, start
+
+
+def _wrong_span(trace_id: bytes, span_id: bytes, parent: bytes) -> str:
+    """Return what keeps a span from being stored."""
     if len(trace_id) != 16 or not any(trace_id):
         return "a trace id is not 16 bytes, or all zero"
     if len(span_id) != 8 or not any(span_id):
         return "a span id is not 8 bytes, or all zero"
     if parent and len(parent) != 8:
         return "a parent span id is not 8 bytes"
-    return "a time is beyond the year 2262" if max(start, end) >= _TOO_LATE_NS else ""
+    return "a time is beyond the year 2262"
 
 
-def _rest_of_span(span: Span) -> bytes | None:
+@lru_cache(maxsize=256)
+def _status(encoded_status: bytes) -> int:
+    code = Status.FromString(encoded_status).code
+    return code if 0 <= code < len(STATUSES) else 0
+
+
+def _rest_of_span(span: Any) -> bytes | None:
+    """Return what no column has of a span, whose messages are encoded, as an encoded span; None for nothing."""
     if not (
         span.events
         or span.links
         or span.trace_state
-        or span.status.message
+        or len(span.status) > _CODE_ALONE
         or span.dropped_attributes_count
         or span.dropped_events_count
         or span.dropped_links_count
     ):
         return None
-    return Span(
-        trace_state=span.trace_state,
-        events=span.events,
-        links=span.links,
-        status=Status(message=span.status.message),
-        dropped_attributes_count=span.dropped_attributes_count,
-        dropped_events_count=span.dropped_events_count,
-        dropped_links_count=span.dropped_links_count,
-    ).SerializeToString()
+    rest = Span.FromString(span.SerializeToString())
+    for name in _COLUMNS_OF_SPAN:
+        rest.ClearField(name)
+    rest.status.ClearField("code")
+    return rest.SerializeToString()
 
 
 def log_rows(request: ExportLogsServiceRequest, words: Dictionary, first: int) -> Outcome:
@@ -143,9 +168,9 @@ def log_rows(request: ExportLogsServiceRequest, words: Dictionary, first: int) -
     found = Outcome()
     rows: list[Row] = []
     for of_resource in request.resource_logs:
-        resource = words.resource(of_resource.resource, of_resource.schema_url)
+        resource = words.resource(of_resource.resource.SerializeToString(), of_resource.schema_url)
         for of_scope in of_resource.scope_logs:
-            logger = words.header(resource, of_scope.scope, of_scope.schema_url)
+            logger = words.header(resource, of_scope.scope.SerializeToString(), of_scope.schema_url)
             for record in of_scope.log_records:
                 if wrong := _wrong_record(record):
                     found.reject(wrong)
@@ -194,15 +219,16 @@ def point_rows(request: ExportMetricsServiceRequest, words: Dictionary) -> Outco
     """Return the points of a request as rows, and the exemplars among them."""
     found = Outcome(rows={"points": [], "exemplars": []})
     for of_resource in request.resource_metrics:
-        resource = words.resource(of_resource.resource, of_resource.schema_url)
+        resource = words.resource(of_resource.resource.SerializeToString(), of_resource.schema_url)
         for of_scope in of_resource.scope_metrics:
+            scope = of_scope.scope.SerializeToString()
             for metric in of_scope.metrics:
                 for point, header, values in _points(metric):
                     if max(point.time_unix_nano, point.start_time_unix_nano) >= _TOO_LATE_NS:
                         found.reject("a time is beyond the year 2262")
                         continue
                     about = (metric.name, metric.description, metric.unit, *header)
-                    number = words.header(resource, of_scope.scope, of_scope.schema_url, *about)
+                    number = words.header(resource, scope, of_scope.schema_url, *about)
                     _add_point(found, point, number, values, words)
     found.taken = len(found.rows["points"])
     return found
@@ -219,12 +245,12 @@ def _points(metric: metrics_pb2.Metric) -> Iterable[tuple[_Point, Row, Row]]:
             header: Row = ("gauge", 0, None, None)
             return ((point, header, _number_values(point)) for point in metric.gauge.data_points)
         case "sum":
-            header = ("sum", metric.sum.aggregation_temporality, metric.sum.is_monotonic, None)
+            header = ("sum", _temporality(metric.sum), metric.sum.is_monotonic, None)
             return ((point, header, _number_values(point)) for point in metric.sum.data_points)
         case "histogram":
-            return map(_histogram, metric.histogram.data_points, repeat(metric.histogram.aggregation_temporality))
+            return map(_histogram, metric.histogram.data_points, repeat(_temporality(metric.histogram)))
         case "exponential_histogram":
-            header = ("exponential_histogram", metric.exponential_histogram.aggregation_temporality, None, None)
+            header = ("exponential_histogram", _temporality(metric.exponential_histogram), None, None)
             points = metric.exponential_histogram.data_points
             return ((point, header, _histogram_values(point, None, _rest_of_exponential(point))) for point in points)
         case "summary":
@@ -241,6 +267,12 @@ def _histogram(point: metrics_pb2.HistogramDataPoint, temporality: int) -> tuple
 def _summary(point: metrics_pb2.SummaryDataPoint) -> tuple[_Point, Row, Row]:
     rest = metrics_pb2.SummaryDataPoint(quantile_values=point.quantile_values).SerializeToString()
     return point, ("summary", 0, None, None), (None, None, point.count, point.sum, None, None, None, rest)
+
+
+def _temporality(data: Any) -> int:
+    """Return the temporality of a metric's data; of one that is not known yet, unspecified."""
+    known = 0 <= data.aggregation_temporality <= metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
+    return int(data.aggregation_temporality) if known else 0
 
 
 def _number_values(point: metrics_pb2.NumberDataPoint) -> Row:
@@ -269,7 +301,7 @@ def _rest_of_exponential(point: metrics_pb2.ExponentialHistogramDataPoint) -> by
 
 def _add_point(found: Outcome, point: _Point, metric: int, values: Row, words: Dictionary) -> None:
     attributes = _attributes(point.attributes, words)
-    row = (point.time_unix_nano, point.start_time_unix_nano, metric, attributes, point.flags, *values)
+    row = (point.time_unix_nano or time.time_ns(), point.start_time_unix_nano, metric, attributes, point.flags, *values)
     found.rows["points"].append(row)
     # A summary has none.
     for exemplar in getattr(point, "exemplars", ()):
@@ -280,9 +312,4 @@ def _add_point(found: Outcome, point: _Point, metric: int, values: Row, words: D
 
 
 def _attributes(pairs: Iterable[KeyValue], words: Dictionary) -> list[int]:
-    numbers = []
-    for pair in pairs:
-        serialized = pair.SerializeToString()
-        number = words.ids.get(serialized)
-        numbers.append(words.attribute(serialized, pair) if number is None else number)
-    return numbers
+    return [words.attributes[pair.SerializeToString()] for pair in pairs]

@@ -40,6 +40,7 @@ class Family:
         resources: The table of resources.
         tables: All of them, each with its columns.
         segment_rows: After how many rows the next segment begins.
+        segment_bytes: After how much of what was sent, in case rows are large: what is in one segment goes at once.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     resources: str
     tables: Mapping[str, str]
     segment_rows: int
+    segment_bytes: int = 64 * 1024 * 1024
 
 
 def _family(name: str, header: str, stem: str, segment_rows: int, tables: Mapping[str, str]) -> Family:
@@ -133,7 +135,8 @@ class Limits:
         spans: Rows, and likewise `logs` and `points`.
         bytes: Of the file that are in use.
         hours: Since the last row of a segment arrived.
-        kept: Spans that outlive their segment.
+        kept: Spans that outlive their segment, beside the others.
+        spare: Bytes of the disk that stay free, in which a segment can still be dropped; with less nothing is taken.
     """
 
     spans: int = 1_000_000
@@ -142,6 +145,7 @@ class Limits:
     bytes: int = 512 * 1024 * 1024
     hours: float = 24.0
     kept: int = 20_000
+    spare: int = 64 * 1024 * 1024
 
 
 def create_fixed() -> str:

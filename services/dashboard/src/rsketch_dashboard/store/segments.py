@@ -5,7 +5,7 @@ Everything here runs on the writer's connection, inside its transaction.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -18,16 +18,29 @@ __all__ = ["Segment", "Segments"]
 
 _OLDEST_OPEN_NS = 6 * 3600 * 10**9
 """A segment ends at this age at the latest, so that what is a day old can go without what is younger."""
+_NOTED_EVERY_NS = 60 * 10**9
+"""How exactly the file says when a segment was last written: for after a restart."""
 
 
 @dataclass(slots=True)
 class Segment:
-    """One segment: its number, how many rows its family's main table has, and when it was opened and last written."""
+    """
+    One segment.
+
+    Attributes:
+        number: Of its tables.
+        rows: Of its family's main table.
+        opened_ns: When it was made.
+        written_ns: When its last rows came; `noted_ns` is what the file says of that.
+        size: Bytes that were sent for what is in it, as far as this process has seen.
+    """
 
     number: int
     rows: int
     opened_ns: int
     written_ns: int
+    noted_ns: int
+    size: int = 0
 
 
 class Segments:
@@ -47,6 +60,16 @@ class Segments:
         return sum(segment.rows for segment in self._found)
 
     @property
+    def begun(self) -> bool:
+        """Whether there is one to write to."""
+        return bool(self._found)
+
+    @property
+    def kept(self) -> int:
+        """How many of them outlive their own segment."""
+        return sum(segment.rows for segment in self._found if segment.number == KEPT)
+
+    @property
     def oldest(self) -> Segment | None:
         """The segment to drop next: never the kept one, nor the only one."""
         droppable = [segment for segment in self._found if segment.number != KEPT]
@@ -64,11 +87,11 @@ class Segments:
             return
         current = self._found[-1]
         old = current.rows > 0 and time.time_ns() - current.opened_ns > _OLDEST_OPEN_NS
-        if current.rows >= self.family.segment_rows or old:
+        if current.rows >= self.family.segment_rows or current.size >= self.family.segment_bytes or old:
             self._create(current.number + 1)
             self._restart()
 
-    def append(self, outcomes: Iterable[Outcome]) -> None:
+    def append(self, outcomes: Sequence[Outcome]) -> None:
         """Append the rows of this family to the segment that is written, and what its dictionary learned from them."""
         rows = self.dictionary.drain()
         for outcome in outcomes:
@@ -83,7 +106,9 @@ class Segments:
                 appender.flush()
         if added := len(rows.get(self.family.name, ())):
             current.rows += added
+            current.size += sum(outcome.size for outcome in outcomes if self.family.name in outcome.rows)
             current.written_ns = time.time_ns()
+            self._note(current)
 
     def drop(self, segment: Segment) -> None:
         """Drop a segment with all its tables."""
@@ -121,7 +146,7 @@ class Segments:
         now = time.time_ns()
         self._connection.execute(create_segment(self.family, number))
         self._connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [self.family.name, number, now, now])
-        self._found.append(Segment(number, 0, now, now))
+        self._found.append(Segment(number, 0, now, now, now))
         self._unite()
 
     def _appender(self, table: str) -> duckdb.Appender:
@@ -137,7 +162,16 @@ class Segments:
         found = self._connection.execute(
             "SELECT number, opened_ns, written_ns FROM segments WHERE family = ? ORDER BY number", [self.family.name]
         ).fetchall()
-        return [Segment(number, self._count(number), opened, written) for number, opened, written in found]
+        return [Segment(number, self._count(number), opened, written, written) for number, opened, written in found]
+
+    def _note(self, segment: Segment) -> None:
+        """Write down when a segment was last written, now and then."""
+        if segment.written_ns - segment.noted_ns > _NOTED_EVERY_NS:
+            self._connection.execute(
+                "UPDATE segments SET written_ns = ? WHERE family = ? AND number = ?",
+                [segment.written_ns, self.family.name, segment.number],
+            )
+            segment.noted_ns = segment.written_ns
 
     def _count(self, number: int) -> int:
         (count,) = self._one(f"SELECT count(*) FROM {self.family.name}_{number}")

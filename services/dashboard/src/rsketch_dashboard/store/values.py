@@ -10,17 +10,19 @@ __all__ = ["Json", "decoded", "encoded", "from_text", "pairs_as_json", "plain"]
 
 Json = str | bool | int | float | list["Json"] | dict[str, "Json"] | None
 """What a value is on the page."""
+_EXACT = 2**53
+"""Above it not every integer is a double, which is what numbers are in a browser."""
 
 
 def plain(value: AnyValue) -> Json:
-    """Return a value as JSON has it: bytes in base64, numbers that JSON cannot hold as text."""
+    """Return a value as JSON has it: bytes in base64, numbers that a browser's JSON cannot hold as text."""
     match value.WhichOneof("value"):
         case "string_value":
             return value.string_value
         case "bool_value":
             return value.bool_value
         case "int_value":
-            return value.int_value
+            return _integer(value.int_value)
         case "double_value":
             return _number(value.double_value)
         case "bytes_value":
@@ -69,7 +71,7 @@ def from_text(text: str, kind: str) -> Json:
         case "s":
             return text
         case "i":
-            return int(text)
+            return _integer(int(text))
         case "b":
             return text == "true"
         case "d":
@@ -82,6 +84,10 @@ def from_text(text: str, kind: str) -> Json:
 def pairs_as_json(pairs: Iterable[KeyValue]) -> str:
     """Return attributes as the JSON text of a list of pairs: a key may be there twice."""
     return json.dumps([[pair.key, plain(pair.value)] for pair in pairs], ensure_ascii=False)
+
+
+def _integer(value: int) -> Json:
+    return value if abs(value) <= _EXACT else str(value)
 
 
 def _number(value: float) -> Json:

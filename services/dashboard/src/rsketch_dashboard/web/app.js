@@ -1,22 +1,17 @@
-// @ts-check
 /**
  * The shell: routes, top bar, live updates, theme and keyboard.
  *
- * A view is `export default (root, context) => View` plus `export const title`; see lib.js for the types.
+ * A view is a function of its root and its context that returns `update('mount' | 'url' | 'live')`, which gives false
+ * where it asked for nothing, and at will `keys`, `search`, `escape` and `destroy`.
  */
 import { api, count, html, icon, integer, navigate, nothing, param, render, requests, shell, stored } from './lib.js';
 
-/** @type {[RegExp, string][]} */
 const ROUTES = [
   [/^\/$/, 'overview'], [/^\/t\/([^/]+)$/, 'trace'],
   [/^\/(traces|map|metrics|logs|compare|doctor|sql)$/, ''],
 ];
-// Literal imports: a bundler-less browser fetches a view only when it is opened.
-const VIEWS = {
-  overview: () => import('./overview.js'), traces: () => import('./traces.js'), trace: () => import('./trace.js'),
-  map: () => import('./map.js'), metrics: () => import('./metrics.js'), logs: () => import('./logs.js'),
-  compare: () => import('./compare.js'), doctor: () => import('./doctor.js'), sql: () => import('./sql.js'),
-};
+/** Views that share a module with others; each is fetched when it is opened. */
+const TOGETHER = { map: 'overview', compare: 'tools', doctor: 'tools', sql: 'tools' };
 const NAV = [
   ['o', '/', 'Overview'], ['t', '/traces', 'Traces'], ['m', '/map', 'Map'], ['e', '/metrics', 'Metrics'], ['l', '/logs', 'Logs'],
   ['c', '/compare', 'Compare'], ['d', '/doctor', 'Doctor'], ['s', '/sql', 'SQL'],
@@ -24,13 +19,11 @@ const NAV = [
 const KEYS = [
   ['j k ↓ ↑', 'move through rows and spans'], ['Enter', 'open'], ['Esc', 'close, or go back'], ['← →', 'collapse, expand'],
   ['/', 'search or find'], ['p', 'pause or resume'], ['w', 'light or dark'], ['?', 'this help'],
-  ...NAV.map(([key, , name]) => [`g ${key}`, name]),
+  ...NAV.map(([key, , name]) => [`g ${key}`, name]), ['http.route=/users user.id=', 'search: an attribute, or any value of it'],
+  ['service= operation= kind= status= run= min= max=', 'search traces: filters; durations in ms'],
 ];
-const $ = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+const $ = (id) => document.getElementById(id);
 
-// ---------------------------------------------------------------- views
-
-/** @type {{key: string, view?: import('./lib.js').View, stop(): void}} */
 let current = { key: '', stop() {} };
 let problem = '';
 
@@ -50,31 +43,35 @@ async function route() {
   current.stop();
   const { get, stop } = requests();
   const mine = (current = { key, stop });
-  const module = await VIEWS[name]();
+  const module = await import(`./${TOGETHER[name] ?? name}.js`);
   if (mine !== current) return;
   const root = document.createElement('div');
   root.className = `view ${name}`;
   $('main').replaceChildren(root);
-  document.title = `${module.title} · rsketch`;
+  document.title = `${NAV.find(([, to]) => to === location.pathname)?.[2] ?? 'Trace'} · rsketch`;
   scrollTo(0, 0);
   problem = '';
-  current.view = module.default(root, { params, get, refresh: () => update('url') });
+  current.view = (module[name] ?? module.default)(root, { params, get });
   draw();
   await update('mount');
   // After the first answer only: before it there is nothing to scroll to.
   if (history.state?.y) scrollTo(0, history.state.y);
 }
 
-/** @param {import('./lib.js').Reason} reason */
 async function update(reason) {
   const view = current.view;
+  pending++;
   try {
-    await view?.update(reason);
-    if (problem && view === current.view) setProblem('');
+    // Only an answer takes a failure back.
+    if ((await view?.update(reason)) !== false && problem && view === current.view) setProblem('');
   } catch (error) {
-    const aborted = /** @type {Error} */ (error).name === 'AbortError';
-    if (!aborted && view === current.view) setProblem(/** @type {Error} */ (error).message);
+    const aborted = error.name === 'AbortError';
+    // fetch rejects with a TypeError when nobody answers.
+    if (!aborted && view === current.view) setProblem(error instanceof TypeError ? 'The dashboard does not answer.' : error.message);
+  } finally {
+    pending--;
   }
+  if (dirty) refresh();
 }
 
 function setProblem(line) {
@@ -82,27 +79,28 @@ function setProblem(line) {
   drawBars();
 }
 
-// ---------------------------------------------------------------- live
-
 let connection = 'connecting';
 let unseen = 0;
 let dirty = false;
 let running = false;
+let pending = 0;
 const dismissed = new Set();
 
-/** Refresh at most every 300 ms, never twice at once, and not while nobody can or wants to see it. */
+/** Refresh at most every 300 ms, never over another request of the view, and not while nobody can or wants to see it. */
 async function refresh() {
-  if (running || shell.paused || document.hidden) {
+  if (running || pending || shell.paused || document.hidden) {
     dirty = true;
     return;
   }
   running = true;
   dirty = false;
+  const started = performance.now();
   await Promise.all([update('live'), loadStatus()]);
   setTimeout(() => {
     running = false;
     if (dirty) refresh();
-  }, 300);
+    // A view that is dear to fetch is fetched less often.
+  }, Math.max(300, 3 * (performance.now() - started)));
 }
 
 async function loadStatus() {
@@ -119,10 +117,14 @@ function listen() {
     if (value === 'reconnecting' && source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
     drawLive();
   };
-  source.onopen = state('live');
+  source.onopen = () => {
+    state('live')();
+    if (problem) update('mount');
+  };
   source.onerror = state('reconnecting');
   source.addEventListener('change', (event) => {
-    unseen += JSON.parse(event.data).new?.spans ?? 0;
+    const { spans, logs } = JSON.parse(event.data).new;
+    unseen += spans + logs;
     refresh();
     drawLive();
   });
@@ -135,8 +137,6 @@ function pause() {
   if (!shell.paused) refresh();
   drawLive();
 }
-
-// ---------------------------------------------------------------- theme
 
 const scheme = matchMedia('(prefers-color-scheme: dark)');
 const isDark = () => (document.documentElement.dataset.theme ?? (scheme.matches ? 'dark' : 'light')) === 'dark';
@@ -153,8 +153,6 @@ function toggleTheme() {
   setTheme(theme);
 }
 
-// ---------------------------------------------------------------- shell
-
 function draw() {
   const path = location.pathname.startsWith('/t/') ? '/traces' : location.pathname;
   const last = param('last');
@@ -162,8 +160,10 @@ function draw() {
     <nav aria-label="Views">${NAV.map(([, to, name]) => html`<a href=${last ? `${to}?last=${encodeURIComponent(last)}` : to}
       aria-current=${to === path ? 'page' : nothing}>${name}</a>`)}</nav>
     <div class="tools"><span id="live"></span>
-      <button class="ghost icon-only" type="button" aria-label="Light or dark theme" title="Light or dark (w)" @click=${toggleTheme}>${icon(isDark() ? 'sun' : 'moon')}</button>
+      <button class="ghost icon-only" type="button" aria-label="Light or dark theme" title="Light or dark (w)" @click=${toggleTheme}>${icon('theme')}</button>
       <button class="ghost icon-only" type="button" aria-label="Keyboard help" title="Keyboard (?)" @click=${help}>${icon('help')}</button></div>`, $('top'));
+  // On a narrow screen the bar of views scrolls.
+  document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
   drawLive();
 }
 
@@ -176,25 +176,23 @@ function drawLive() {
     <span>${label}</span>${icon(shell.paused ? 'play' : 'pause')}</button>`, host);
 }
 
-const LOSSES = { refused: 'refused', rejected: 'rejected', malformed: 'malformed', dropped: 'dropped' };
-
 /** Bars under the top bar: a failed request, notices, losses. Nothing is lost silently. */
 function drawBars() {
   const status = shell.status ?? {};
   const bar = (key, level, line) => dismissed.has(key) ? nothing : html`<div class="bar ${level}">${icon('alert')}<span>${line}</span>
     <button class="ghost icon-only" type="button" aria-label="Dismiss" @click=${() => { dismissed.add(key); drawBars(); }}>${icon('close')}</button></div>`;
-  const losses = Object.entries(LOSSES).map(([key, name]) => {
+  const losses = ['refused', 'rejected', 'malformed', 'dropped'].map((key) => {
     const value = status[key] ?? 0;
     const total = typeof value === 'object' ? Object.values(value).reduce((a, b) => a + b, 0) : value;
-    return total ? `${integer(total)} ${name}` : '';
+    return total ? `${integer(total)} ${key}` : '';
   }).filter(Boolean).join(', ');
-  render(html`${problem ? html`<div class="bar error" role="alert">${icon('alert')}<span>${problem}</span><button type="button" @click=${() => update('url')}>Retry</button></div>` : nothing}
+  render(html`${problem ? html`<div class="bar error" role="alert">${icon('alert')}<span>${problem}</span><button type="button" @click=${() => update('mount')}>Retry</button></div>` : nothing}
     ${losses ? bar(losses, 'warning', `Not everything was stored: ${losses}.`) : nothing}
     ${(status.notices ?? []).slice(-3).map((notice) => bar(`${notice.at_us}${notice.text}`, notice.level, notice.text))}`, $('bars'));
 }
 
 function help() {
-  const dialog = /** @type {HTMLDialogElement} */ ($('help'));
+  const dialog = $('help');
   render(html`<form method="dialog"><h2>Keyboard</h2><button class="ghost icon-only" aria-label="Close">${icon('close')}</button></form>
     <dl>${KEYS.map(([keys, what]) => html`<div><dt>${keys.split(' ').map((key) => html`<kbd>${key}</kbd>`)}</dt><dd>${what}</dd></div>`)}</dl>`, dialog);
   dialog.showModal();
@@ -203,18 +201,15 @@ function help() {
 let fading = 0;
 window.addEventListener('say', (event) => {
   const host = $('say');
-  host.textContent = /** @type {CustomEvent} */ (event).detail;
+  host.textContent = event.detail;
   clearTimeout(fading);
   fading = setTimeout(() => { host.textContent = ''; }, 2500);
 });
 
-// ---------------------------------------------------------------- keyboard and links
-
 let leader = 0;
 
-/** Focus the next or previous `[data-row]` of the view. */
 function step(by) {
-  const rows = /** @type {HTMLElement[]} */ ([...$('main').querySelectorAll('[data-row]')]).filter((row) => row.offsetParent);
+  const rows = [...$('main').querySelectorAll('[data-row]')].filter((row) => row.offsetParent);
   const at = rows.findIndex((row) => row.contains(document.activeElement));
   const row = rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))];
   row?.focus();
@@ -227,7 +222,6 @@ function escape() {
   if (location.pathname.startsWith('/t/')) history.length > 1 ? history.back() : navigate('/traces');
 }
 
-/** One key of the shell; true when it was used. */
 function press(key) {
   const go = performance.now() - leader < 1200 && NAV.find(([letter]) => letter === key);
   leader = 0;
@@ -239,13 +233,13 @@ function press(key) {
   else if (key === 'p') pause();
   else if (key === 'w') toggleTheme();
   else if (key === 'Escape') escape();
-  else if (key === '/') current.view?.search ? current.view.search() : /** @type {HTMLElement?} */ (document.querySelector('[data-search]'))?.focus();
+  else if (key === '/') current.view?.search ? current.view.search() : document.querySelector('[data-search]')?.focus();
   else return false;
   return true;
 }
 
 document.addEventListener('keydown', (event) => {
-  const target = /** @type {HTMLElement} */ (event.target);
+  const target = event.target;
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || document.querySelector('dialog[open]')) return;
   if (target.closest('input, textarea, select, [contenteditable]')) {
     if (event.key === 'Escape') target.blur();
@@ -257,18 +251,15 @@ document.addEventListener('keydown', (event) => {
 });
 
 document.addEventListener('click', (event) => {
-  const link = /** @type {Element} */ (event.target).closest('a[href]');
+  const link = event.target.closest('a[href]');
   if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  const to = /** @type {string} */ (link.getAttribute('href'));
+  const to = link.getAttribute('href');
   if (!to.startsWith('/') || to.startsWith('/api/') || link.hasAttribute('download')) return;
   event.preventDefault();
   navigate(to);
 });
 
-// ---------------------------------------------------------------- start
-
-window.addEventListener('urlchange', () => { draw(); route(); });
-window.addEventListener('popstate', () => { draw(); route(); });
+for (const event of ['urlchange', 'popstate']) window.addEventListener(event, () => { draw(); route(); });
 document.addEventListener('visibilitychange', () => { if (!document.hidden && dirty) refresh(); });
 scheme.addEventListener('change', () => setTheme(stored.get('theme')));
 history.scrollRestoration = 'manual';

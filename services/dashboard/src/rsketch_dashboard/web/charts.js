@@ -1,302 +1,364 @@
-// @ts-check
 /**
- * Charts: `<rs-chart .spec=${…}>` around uPlot, each with a table twin, and inline SVG sparklines.
+ * Charts: `<rs-chart .spec=${…}>` on a canvas, each with a table twin, and sparklines.
  *
- * A chart only draws what its spec says; it fetches nothing. Colours are names of CSS custom properties, so that
- * both themes and forced colours apply to the canvas too.
+ * Colours are classes of the palette or custom properties, so that both themes and forced colours reach the canvas.
  */
 import { html, icon, nothing, number, render, svg, time, timeShort } from './lib.js';
 
 /**
- * @typedef {{label: string, values: (number|null)[], color?: string, fill?: boolean, dash?: boolean}} Series
- * @typedef {{x: number, y: number, color?: string, label?: string, row?: unknown[], error?: boolean}} Point  x in us
- * @typedef {{x0?: number, x1?: number, y0?: number, y1?: number}} Box  x in us
- * @typedef {{kind: 'lines'|'bars'|'scatter'|'heatmap', title: string, note?: unknown, height?: number, x: number[],
- *   series?: Series[], format?: (v: number) => string, log?: boolean, points?: Point[], columns?: string[],
- *   bounds?: number[], cells?: number[][], selection?: Box, range?: [number, number],
- *   onBrush?: (box: Box) => void, onPoint?: (point: Point) => void}} Spec
- *   `bars` are stacked. `scatter` reads points only; its table has *columns* and the points' *row*. `heatmap` takes
- *   one array of cells per x step and upper *bounds*; the last cell is +Inf.
+ * A spec: kind ('lines', stacked 'bars', 'scatter', 'heatmap'), title, note, height, x (times in us), format, log,
+ * series ({label, values, color}), points ({x, y, color, label, error, row}; *columns* head their rows in the table),
+ * cells (one array per step) under upper *bounds* (the last cell is +Inf), selection ({x0, x1, y0, y1}), onBrush, onPoint.
+ * A scatter draws its points; its series are only its legend.
  */
 
+const PAD = { left: 62, right: 10, top: 10, bottom: 24 };
+
 const probe = document.createElement('i');
-/** The computed colour of a custom property (canvas knows no `var()` nor `light-dark()`). */
+/** The computed colour of a property or a palette's class: canvas knows no `var()`. */
 export function cssColor(name) {
   if (!probe.parentNode) document.body.append(probe);
-  probe.style.color = `var(${name})`;
+  // Forced colours may have the axes, but series must stay apart.
+  probe.style.forcedColorAdjust = /muted|line|text/.test(name) ? '' : 'none';
+  probe.className = name;
+  probe.style.color = name.startsWith('--') ? `var(${name})` : 'var(--c)';
   return getComputedStyle(probe).color;
 }
 
-/** A sparkline of counts, with the errors' share in the error colour. SVG attributes only: CSP allows no style text. */
+/** Counts as small bars, the errors among them in red. Attributes only: CSP allows no style text. */
 export function sparkline(counts, errors = [], width = 120, height = 24) {
   const top = Math.max(1, ...counts);
   const w = width / counts.length;
-  const bar = (n, i, name) => n ? svg`<rect class=${name} x=${(i * w).toFixed(2)} width=${Math.max(1, w - 0.8).toFixed(2)} y=${(height - Math.max(1.5, (n / top) * height)).toFixed(1)} height=${Math.max(1.5, (n / top) * height).toFixed(1)}></rect>` : nothing;
+  const bar = (n, i, name) => {
+    const tall = Math.max(1.5, (n / top) * height);
+    return n ? svg`<rect class=${name} x=${(i * w).toFixed(2)} width=${Math.max(1, w - 0.8).toFixed(2)} y=${(height - tall).toFixed(1)} height=${tall.toFixed(1)}></rect>` : nothing;
+  };
   return html`<svg class="spark" viewBox="0 0 ${width} ${height}" preserveAspectRatio="none" aria-hidden="true">
     ${counts.map((n, i) => bar(n, i, ''))}${errors.map((n, i) => bar(n, i, 'error'))}</svg>`;
 }
 
-const unit = (x) => x / 1e6;
-const us = (x) => Math.round(x * 1e6);
-
 class Chart extends HTMLElement {
-  /** @type {Spec|undefined} */ #spec;
-  /** @type {any} */ #plot;
-  #shape = '';
+  #spec;
+  #scales;
+  #drag = null;
+  #moved = -Infinity;
   #table = false;
-  #dragging = false;
-  #resize = new ResizeObserver(() => this.#fit());
-  #theme = () => { this.#shape = ''; this.#draw(); };
+  #resize = new ResizeObserver(() => this.#paint());
+  #repaint = () => this.#paint();
 
   set spec(value) {
-    this.#spec = value;
-    // A live update must not pull the box from under the pointer.
-    if (this.isConnected && !this.#dragging) this.#draw();
+    this.#spec = { height: 180, format: number, note: '', series: [], points: [], columns: ['What'], bounds: [], cells: [], ...value };
+    // A live update must not move a dot or the box from under the pointer.
+    if (this.isConnected && !this.#drag && performance.now() - this.#moved > 1500) this.#draw();
   }
 
   connectedCallback() {
-    window.addEventListener('theme', this.#theme);
     this.#draw();
+    window.addEventListener('theme', this.#repaint);
     this.#resize.observe(this);
   }
 
   disconnectedCallback() {
-    window.removeEventListener('theme', this.#theme);
+    window.removeEventListener('theme', this.#repaint);
     this.#resize.disconnect();
-    this.#plot?.destroy();
-    this.#plot = undefined;
-    this.#shape = '';
   }
 
   #draw() {
     const spec = this.#spec;
     if (!spec) return;
-    const toggle = () => { this.#table = !this.#table; this.#draw(); };
-    render(html`<figure class="chart"><figcaption><b>${spec.title}</b><span class="muted">${spec.note ?? nothing}</span>
-      ${(spec.series ?? []).length > 1 ? html`<span class="legend">${spec.series?.map((s) => html`<span><i class="dot ${(s.color ?? '--s0').replace('--s', 'c').replace('--', '')}"></i>${s.label}</span>`)}</span>` : nothing}
-      <button class="ghost" type="button" aria-pressed=${this.#table} @click=${toggle}>${icon(this.#table ? 'chart' : 'table')}<span>${this.#table ? 'Show as chart' : 'Show as table'}</span></button></figcaption>
-      <div class="plot" role="img" aria-label="${spec.title}; the same as a table: Show as table" ?hidden=${this.#table}></div>
-      ${this.#table ? html`<div class="scroll" tabindex="0" role="region" aria-label=${spec.title}>${twin(spec)}</div>` : nothing}</figure>`, this);
-    const host = /** @type {HTMLElement} */ (this.querySelector('.plot'));
-    host.style.height = `${spec.height ?? 180}px`;
-    if (!this.#table) this.#plotInto(host, spec);
+    const say = this.#table ? 'Show as chart' : 'Show as table';
+    render(html`<figure class="chart"><figcaption><b>${spec.title}</b><span class="muted">${spec.note}</span>
+      ${spec.series.length > 1 ? html`<span class="legend">${spec.series.map((s) => html`<span><i class="dot ${s.color.replace('--', '')}"></i>${s.label}</span>`)}</span>` : nothing}
+      <button class="ghost" type="button" aria-label=${say} @click=${() => { this.#table = !this.#table; this.#draw(); }}>${icon('table')}<span>${say}</span></button></figcaption>
+      ${this.#table ? html`<div class="scroll" tabindex="0" role="region" aria-label=${spec.title}>${twin(spec)}</div>`
+        : html`<div class="plot ${spec.onBrush ? 'brush' : ''}" @pointerdown=${this.#press} @pointermove=${this.#move} @pointerup=${this.#release} @pointerleave=${this.#leave}>
+          <canvas role="img" aria-label="${spec.title}. Show as table gives the same numbers."></canvas><i class="rule" hidden></i><i class="box" hidden></i><div class="tip" hidden></div></div>`}</figure>`, this);
+    this.#paint();
   }
 
-  #plotInto(host, spec) {
-    const data = dataOf(spec);
-    const shape = JSON.stringify([spec.kind, spec.height, spec.log, spec.series?.map((s) => [s.label, s.color])]);
-    if (shape !== this.#shape || !this.#plot) {
-      this.#plot?.destroy();
-      this.#shape = shape;
-      const size = { width: host.clientWidth || this.clientWidth || 300, height: spec.height ?? 180 };
-      this.#plot = new window.uPlot({ ...size, ...options(() => /** @type {Spec} */ (this.#spec)) }, data, host);
-      this.#listen(this.#plot);
-    } else this.#plot.setData(data);
-    showSelection(this.#plot, spec);
+  #part = (name) => this.querySelector(name);
+
+  #paint() {
+    const [spec, canvas] = [this.#spec, this.#part('canvas')];
+    if (!spec || !canvas) return;
+    const [width, height] = [this.clientWidth, spec.height];
+    canvas.width = width * devicePixelRatio;
+    canvas.height = height * devicePixelRatio;
+    canvas.style.height = `${height}px`;
+    const context = canvas.getContext('2d');
+    context.scale(devicePixelRatio, devicePixelRatio);
+    this.#scales = scalesOf(spec, width, height);
+    axes(context, spec, this.#scales);
+    DRAW[spec.kind](context, spec, this.#scales);
+    if (!this.#drag) this.#select(spec.selection);
   }
 
-  #listen(plot) {
-    const spec = () => /** @type {Spec} */ (this.#spec);
-    plot.over.addEventListener('pointerdown', () => { this.#dragging = true; });
-    // uPlot settles the selection on mouseup, which follows pointerup.
-    window.addEventListener('pointerup', () => setTimeout(() => { this.#dragging = false; }), { passive: true });
-    plot.hooks.setSelect = [(u) => {
-      const { left, top, width, height } = u.select;
-      if (width < 4 && height < 4) return;
-      // A drag along one axis leaves the other open.
-      const [wide, tall] = [width >= u.over.clientWidth - 1, height >= u.over.clientHeight - 1];
-      spec().onBrush?.({
-        x0: wide ? undefined : us(u.posToVal(left, 'x')), x1: wide ? undefined : us(u.posToVal(left + width, 'x')),
-        y0: tall ? undefined : u.posToVal(top + height, 'y'), y1: tall ? undefined : u.posToVal(top, 'y'),
-      });
-    }];
-    plot.over.addEventListener('click', () => {
-      const point = nearest(plot, spec());
-      if (point && plot.select.width < 4) spec().onPoint?.(point);
-    });
-    const tip = document.createElement('div');
-    tip.className = 'tip';
-    plot.over.append(tip);
-    plot.hooks.setCursor = [(u) => hover(u, spec(), tip)];
+  #select(box) {
+    const host = this.#part('.box');
+    const s = this.#scales;
+    host.hidden = !box;
+    if (!box) return;
+    const clamp = (v, a, b) => Math.min(b, Math.max(a, v));
+    const [left, right] = [clamp(box.x0 == null ? s.x0 : s.x(box.x0), s.x0, s.x1), clamp(box.x1 == null ? s.x1 : s.x(box.x1), s.x0, s.x1)];
+    const [top, bottom] = [clamp(box.y1 == null ? s.y1 : s.y(box.y1), s.y1, s.y0), clamp(box.y0 == null ? s.y0 : s.y(box.y0), s.y1, s.y0)];
+    Object.assign(host.style, { left: `${left}px`, top: `${top}px`, width: `${right - left}px`, height: `${bottom - top}px` });
   }
 
-  #fit() {
-    const host = /** @type {HTMLElement?} */ (this.querySelector('.plot'));
-    if (!this.#plot || !host?.clientWidth || host.clientWidth === this.#plot.width) return;
-    this.#plot.setSize({ width: host.clientWidth, height: this.#spec?.height ?? 180 });
-    showSelection(this.#plot, /** @type {Spec} */ (this.#spec));
+  #at = (event) => {
+    const box = this.#part('canvas').getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  };
+
+  #press = (event) => {
+    if (event.button || !this.#scales) return;
+    this.#drag = this.#at(event);
+    if (this.#spec.onBrush) event.currentTarget.setPointerCapture(event.pointerId);
+  };
+
+  #move = (event) => {
+    const at = this.#at(event);
+    this.#moved = performance.now();
+    if (this.#drag && this.#spec.onBrush) this.#select(this.#boxTo(at));
+    else this.#hover(at);
+  };
+
+  #release = (event) => {
+    const [at, spec] = [this.#at(event), this.#spec];
+    const box = this.#drag && spec.onBrush && this.#boxTo(at);
+    this.#drag = null;
+    this.#moved = -Infinity;
+    const point = !box && nearest(spec, this.#scales, at);
+    if (box) spec.onBrush?.(box);
+    else if (point) spec.onPoint?.(point);
+  };
+
+  #leave = () => {
+    this.#drag = null;
+    this.#moved = -Infinity;
+    this.#part('.tip').hidden = this.#part('.rule').hidden = true;
+    this.#draw();
+  };
+
+  /** The dragged box; a drag along one axis leaves the other open. */
+  #boxTo(at) {
+    const [s, from] = [this.#scales, this.#drag];
+    const both = this.#spec.kind === 'scatter' || this.#spec.kind === 'heatmap';
+    const [wide, tall] = [Math.abs(at.x - from.x) > 8, both && Math.abs(at.y - from.y) > 8];
+    if (!wide && !tall) return this.#spec.kind === 'bars' ? this.#stepAt(s.atX(at.x)) : undefined;
+    const [x, y] = [[from.x, at.x].sort((a, b) => a - b), [from.y, at.y].sort((a, b) => a - b)];
+    return {
+      ...(wide ? { x0: Math.round(s.atX(x[0])), x1: Math.round(s.atX(x[1])) } : {}),
+      ...(tall ? { y0: s.atY(y[1]), y1: s.atY(y[0]) } : {}),
+    };
+  }
+
+  #stepAt(us) {
+    const x = this.#spec.x ?? [];
+    const from = x.findLast((each) => each <= us) ?? x[0];
+    return from && { x0: from, x1: from + (x[1] - x[0] || 1e6) };
+  }
+
+  #hover(at) {
+    const [spec, s, tip, rule] = [this.#spec, this.#scales, this.#part('.tip'), this.#part('.rule')];
+    const inside = at.x >= s.x0 && at.x <= s.x1 && at.y >= s.y1 && at.y <= s.y0;
+    const { lines, point } = inside ? describe(spec, s, at) : { lines: [], point: undefined };
+    this.#part('.plot').classList.toggle('over', Boolean(point && spec.onPoint));
+    tip.hidden = !lines.length;
+    rule.hidden = !inside || spec.kind === 'scatter';
+    rule.style.transform = `translateX(${at.x}px)`;
+    rule.style.height = `${s.y0}px`;
+    tip.textContent = lines.join('\n');
+    const left = at.x > this.clientWidth / 2 ? at.x - tip.offsetWidth - 14 : at.x + 14;
+    tip.style.transform = `translate(${Math.max(0, left)}px, ${Math.max(0, Math.min(at.y - 12, s.y0 - tip.offsetHeight))}px)`;
   }
 }
 customElements.define('rs-chart', Chart);
 
-/** uPlot's columns; scatter and heatmap draw themselves and only lend uPlot their extent. */
-function dataOf(spec) {
-  if (spec.kind === 'scatter') {
-    const points = [...(spec.points ?? [])].sort((a, b) => a.x - b.x);
-    return [points.map((p) => unit(p.x)), points.map((p) => p.y)];
-  }
-  const x = spec.x.map(unit);
-  if (spec.kind === 'heatmap') return [x, x.map(() => null)];
-  if (spec.kind === 'lines') return [x, ...(spec.series ?? []).map((s) => s.values)];
-  const sums = x.map(() => 0);
-  // Stacked from the last series up, and drawn tallest first.
-  const stacked = [...(spec.series ?? [])].reverse().map((s) => s.values.map((v, i) => (sums[i] += v ?? 0)));
-  return [x, ...stacked.reverse()];
-}
-
-/** @param {() => Spec} now the current spec: hooks outlive the one the plot was made for */
-function options(now) {
-  const spec = now();
-  const [line, muted] = [cssColor('--line'), cssColor('--muted')];
-  const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: '11px system-ui, sans-serif' };
-  const format = (v) => (spec.format ?? number)(v);
-  const label = spec.kind === 'heatmap' ? (v) => boundLabel(now(), v) : format;
-  const drawn = { scatter: drawScatter, heatmap: drawHeatmap }[/** @type {string} */ (spec.kind)];
-  const uPlot = window.uPlot;
-  const series = (s) => ({
-    stroke: cssColor(s.color ?? '--s0'), width: spec.kind === 'bars' ? 0 : 1.75, dash: s.dash ? [4, 4] : undefined, spanGaps: false, points: { show: false },
-    fill: spec.kind === 'bars' || s.fill ? cssColor(`${s.color ?? '--s0'}`).replace(/\)$/, spec.kind === 'bars' ? ')' : ' / 0.14)') : undefined,
-    paths: spec.kind === 'bars' ? uPlot.paths.bars({ size: [0.8, 40], align: 1 }) : undefined,
-  });
+function scalesOf(spec, width, height) {
+  const xs = spec.kind === 'scatter' ? spec.points.map((p) => p.x) : spec.x;
+  const step = spec.x.length > 1 ? spec.x[1] - spec.x[0] : 0;
+  let [from, to] = [low(xs, Date.now() * 1e3 - 9e8), high(xs, Date.now() * 1e3) + (spec.kind === 'lines' ? 0 : step)];
+  if (spec.kind === 'scatter') [from, to] = [from - (to - from) * 0.02 - 5e5, to + (to - from) * 0.02 + 5e5];
+  const [bottom, top] = extent(spec);
+  const bend = spec.log ? Math.log10 : (v) => v;
+  const back = spec.log ? (v) => 10 ** v : (v) => v;
+  const [b, t] = [bend(bottom), bend(top)];
+  const [x0, x1, y0, y1] = [PAD.left, Math.max(PAD.left + 1, width - PAD.right), height - PAD.bottom, PAD.top];
   return {
-    legend: { show: false }, padding: [8, 8, 0, 0],
-    cursor: { y: false, points: { show: !drawn }, drag: { x: Boolean(spec.onBrush), y: spec.kind === 'scatter' && Boolean(spec.onBrush), uni: 12, setScale: false } },
-    scales: {
-      x: { range: (_u, min, max) => (now().range ? now().range?.map(unit) : spread(min, max, now())) },
-      y: spec.kind === 'heatmap' ? { range: () => [0, (now().bounds?.length ?? 0) + 1] }
-        : spec.log ? { distr: 3, range: (_u, min, max) => [(min || 1) / 1.6, (max || 10) * 1.6] } : { range: (_u, _min, max) => [0, (max || 1) * 1.08] },
-    },
-    axes: [{ ...axis, size: 26, space: 80, grid: { show: false }, values: (_u, splits) => splits.map((s) => timeShort(us(s))) },
-      { ...axis, size: 64, space: 28, ...(spec.log ? { splits: decades } : {}), values: (_u, splits) => splits.map((s) => (s == null ? '' : label(s))) }],
-    series: [{}, ...(drawn ? [{ paths: () => null, points: { show: false } }] : (spec.series ?? []).map(series))],
-    hooks: drawn ? { draw: [(u) => drawn(u, now())] } : {},
+    x0, x1, y0, y1,
+    x: (v) => x0 + ((v - from) / (to - from || 1)) * (x1 - x0),
+    y: (v) => y0 - ((bend(v) - b) / (t - b || 1)) * (y0 - y1),
+    atX: (px) => from + ((px - x0) / (x1 - x0)) * (to - from),
+    atY: (px) => back(b + ((y0 - px) / (y0 - y1)) * (t - b)),
   };
 }
 
-/** Powers of ten within a log scale; uPlot's own ticks start at the scale's minimum and look like noise. */
-function decades(u) {
-  const { min, max } = u.scales.y;
-  const splits = [];
-  for (let at = Math.ceil(Math.log10(min)); at <= Math.log10(max); at++) splits.push(10 ** at);
-  return splits;
+const low = (values, fallback) => values.reduce((a, v) => (v != null && !(a <= v) ? v : a), undefined) ?? fallback;
+const high = (values, fallback) => values.reduce((a, v) => (v != null && !(a >= v) ? v : a), undefined) ?? fallback;
+
+function extent(spec) {
+  if (spec.kind === 'heatmap') return [0, spec.bounds.length + 1];
+  const values = spec.kind === 'scatter' ? spec.points.map((p) => p.y) : spec.kind === 'bars' ? stacks(spec).at(-1)?.map(([, b]) => b) ?? [] : spec.series.flatMap((s) => s.values);
+  if (spec.log) return [low(values, 1e6) / 1.6, high(values, 1e9) * 1.6];
+  const top = high(values, 1) * 1.08;
+  return [Math.min(0, low(values, 0)), top > 0 ? top : 1];
 }
 
-/** Some air around the points; a heatmap's last step needs its width. */
-function spread(min, max, spec) {
-  if (min == null) return [Date.now() / 1e3 - 900, Date.now() / 1e3];
-  const step = spec.x?.length > 1 ? unit(spec.x[1] - spec.x[0]) : 0;
-  const air = spec.kind === 'scatter' ? Math.max(0.5, (max - min) * 0.02) : 0;
-  return [min - air, max + air + (spec.kind === 'lines' ? 0 : step) || min + 1];
+const SECONDS = [0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+
+function timeTicks(s) {
+  const [from, to] = [s.atX(s.x0), s.atX(s.x1)];
+  const step = (SECONDS.find((sec) => (to - from) / 1e6 / sec <= (s.x1 - s.x0) / 84) ?? 86400) * 1e6;
+  return range(Math.ceil(from / step) * step, to, step);
 }
 
-function boundLabel(spec, at) {
-  const bounds = spec.bounds ?? [];
-  return Number.isInteger(at) && at > 0 ? (at > bounds.length ? '+Inf' : (spec.format ?? number)(bounds[at - 1])) : '';
+function valueTicks(spec, s) {
+  const [from, to, room] = [s.atY(s.y0), s.atY(s.y1), (s.y0 - s.y1) / 34];
+  if (spec.log) return range(Math.ceil(Math.log10(from)), Math.log10(to), 1).map((power) => 10 ** power);
+  const rough = (to - from) / room;
+  const size = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((n) => n * size).find((n) => n >= rough) ?? size;
+  return range(Math.ceil(from / step) * step, to, spec.kind === 'heatmap' ? Math.max(1, Math.round(step)) : step);
 }
 
-/** A value's row in the heatmap, fractional within its bucket. */
-function bucketOf(bounds, value) {
-  const at = bounds.findIndex((bound) => value <= bound);
-  if (at < 0) return bounds.length + 0.5;
-  const low = at ? bounds[at - 1] : 0;
-  return at + (value - low) / (bounds[at] - low || 1);
+function range(from, to, step) {
+  const out = [];
+  for (let i = 0; from + i * step <= to && i < 60; i++) out.push(from + i * step);
+  return out;
 }
 
-const position = (u, spec, point) => [u.valToPos(unit(point.x), 'x', true), u.valToPos(spec.kind === 'heatmap' ? bucketOf(spec.bounds, point.y) : point.y, 'y', true)];
+const boundLabel = (spec, at) => (at < 1 ? '' : at > spec.bounds.length ? '+Inf' : spec.format(spec.bounds[at - 1]));
 
-function drawScatter(u, spec) {
-  const { ctx } = u;
-  const size = 3 * devicePixelRatio;
+function axes(context, spec, s) {
+  context.font = '11px system-ui, sans-serif';
+  context.fillStyle = cssColor('--muted');
+  context.strokeStyle = cssColor('--line');
+  context.textBaseline = 'middle';
+  context.textAlign = 'right';
+  for (const tick of valueTicks(spec, s)) {
+    const y = Math.round(s.y(tick)) + 0.5;
+    context.beginPath();
+    context.moveTo(s.x0, y);
+    context.lineTo(s.x1, y);
+    context.stroke();
+    context.fillText(spec.kind === 'heatmap' ? boundLabel(spec, tick) : spec.format(tick), s.x0 - 8, y, PAD.left - 10);
+  }
+  context.textAlign = 'center';
+  for (const tick of timeTicks(s)) if (s.x(tick) < s.x1 - 16) context.fillText(timeShort(tick), s.x(tick), s.y0 + 14);
+}
+
+/** [from, to] of every series and step, the last series on top. */
+function stacks(spec) {
+  const sums = spec.x.map(() => 0);
+  return spec.series.map((s) => s.values.map((v, i) => [sums[i], (sums[i] += v ?? 0)]));
+}
+
+const DRAW = {
+  lines(context, spec, s) {
+    for (const each of spec.series) line(context, spec, s, each);
+  },
+  bars(context, spec, s) {
+    const step = spec.x.length > 1 ? s.x(spec.x[1]) - s.x(spec.x[0]) : 12;
+    stacks(spec).forEach((stack, k) => {
+      context.fillStyle = cssColor(spec.series[k].color ?? 'c0');
+      stack.forEach(([a, b], i) => { if (b > a) context.fillRect(s.x(spec.x[i]), s.y(b), Math.max(1, step - 1), s.y(a) - s.y(b)); });
+    });
+  },
+  scatter: dots,
+  heatmap(context, spec, s) {
+    const top = high(spec.cells.flat(), 1) || 1;
+    const step = spec.x.length > 1 ? s.x(spec.x[1]) - s.x(spec.x[0]) : 12;
+    context.fillStyle = cssColor('--accent');
+    spec.cells.forEach((column, i) => column.forEach((n, row) => {
+      context.globalAlpha = 0.12 + 0.88 * Math.sqrt(n / top);
+      if (n) context.fillRect(s.x(spec.x[i]), s.y(row + 1), Math.max(1, step - 1), s.y(row) - s.y(row + 1) - 1);
+    }));
+    dots(context, spec, s);
+  },
+};
+
+function line(context, spec, s, { values, color = 'c0' }) {
+  context.strokeStyle = context.fillStyle = cssColor(color);
+  context.lineWidth = 1.75;
+  context.lineJoin = 'round';
+  // A gap ends a stretch; a lone value is a dot, which a path would not show.
+  let stretch = [];
+  const flush = () => {
+    context.beginPath();
+    if (stretch.length === 1) context.arc(...stretch[0], 2, 0, 7);
+    for (const at of stretch) context.lineTo(...at);
+    stretch.length === 1 ? context.fill() : context.stroke();
+    stretch = [];
+  };
+  values.forEach((value, i) => { if (value == null) flush(); else stretch.push([s.x(spec.x[i]), s.y(value)]); });
+  flush();
+}
+
+/** A point's place; on a heatmap its value lies within a bucket's row. */
+function place(spec, s, point) {
+  if (spec.kind !== 'heatmap') return [s.x(point.x), s.y(point.y)];
+  const found = spec.bounds.findIndex((bound) => point.y <= bound);
+  const at = found < 0 ? spec.bounds.length : found;
+  const floor = at ? spec.bounds[at - 1] : 0;
+  return [s.x(point.x), s.y(at + (found < 0 ? 0.5 : (point.y - floor) / (spec.bounds[at] - floor || 1)))];
+}
+
+function dots(context, spec, s) {
   const colors = new Map();
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
-  ctx.clip();
-  for (const point of [...(spec.points ?? [])].sort((a, b) => Number(a.error ?? 0) - Number(b.error ?? 0))) {
-    const name = point.color ?? '--s0';
+  const { selection: box } = spec;
+  const within = ({ x, y }) => !box || (x >= (box.x0 ?? x) && x <= (box.x1 ?? x) && y >= (box.y0 ?? y) && y <= (box.y1 ?? y));
+  context.lineWidth = 2;
+  for (const point of [...spec.points].sort((a, b) => Number(a.error ?? 0) - Number(b.error ?? 0))) {
+    const name = point.color ?? 'c0';
     if (!colors.has(name)) colors.set(name, cssColor(name));
-    const [x, y] = position(u, spec, point);
-    ctx.fillStyle = ctx.strokeStyle = colors.get(name);
-    ctx.globalAlpha = inside(spec.selection, point) ? 0.8 : 0.2;
-    ctx.beginPath();
+    const [x, y] = place(spec, s, point);
+    context.fillStyle = context.strokeStyle = colors.get(name);
+    context.globalAlpha = within(point) ? 0.8 : 0.18;
+    context.beginPath();
     // Errors differ in shape too: colour alone is not enough.
     if (point.error) {
-      ctx.lineWidth = 2 * devicePixelRatio;
-      ctx.moveTo(x - size, y - size); ctx.lineTo(x + size, y + size); ctx.moveTo(x + size, y - size); ctx.lineTo(x - size, y + size);
-      ctx.stroke();
+      for (const [dx, dy] of [[3, 3], [3, -3]]) { context.moveTo(x - dx, y - dy); context.lineTo(x + dx, y + dy); }
+      context.stroke();
     } else {
-      ctx.arc(x, y, size, 0, 7);
-      ctx.fill();
+      context.arc(x, y, spec.kind === 'heatmap' ? 2 : 3, 0, 7);
+      context.fill();
     }
   }
-  ctx.restore();
+  context.globalAlpha = 1;
 }
 
-const inside = (box, { x, y }) => !box || (x >= (box.x0 ?? -Infinity) && x <= (box.x1 ?? Infinity) && y >= (box.y0 ?? -Infinity) && y <= (box.y1 ?? Infinity));
-
-function drawHeatmap(u, spec) {
-  const { ctx } = u;
-  const top = Math.max(1, ...(spec.cells ?? []).flat());
-  const step = spec.x.length > 1 ? spec.x[1] - spec.x[0] : 1e6;
-  ctx.save();
-  ctx.fillStyle = cssColor('--accent');
-  spec.cells?.forEach((column, i) => column.forEach((n, row) => {
-    if (!n) return;
-    const [x0, x1] = [u.valToPos(unit(spec.x[i]), 'x', true), u.valToPos(unit(spec.x[i] + step), 'x', true)];
-    const [y0, y1] = [u.valToPos(row + 1, 'y', true), u.valToPos(row, 'y', true)];
-    ctx.globalAlpha = 0.12 + 0.88 * Math.sqrt(n / top);
-    ctx.fillRect(x0, y0, Math.max(1, x1 - x0 - 1), y1 - y0 - 1);
-  }));
-  ctx.restore();
-  drawScatter(u, spec);
-}
-
-function nearest(u, spec) {
-  let [best, found] = [144, /** @type {Point|undefined} */ (undefined)];
-  for (const point of spec.points ?? []) {
-    const [x, y] = position(u, spec, point);
-    const gap = ((x - u.bbox.left) / devicePixelRatio - u.cursor.left) ** 2 + ((y - u.bbox.top) / devicePixelRatio - u.cursor.top) ** 2;
+function nearest(spec, s, at) {
+  let [best, found] = [144, undefined];
+  for (const point of spec.points) {
+    const [x, y] = place(spec, s, point);
+    const gap = (x - at.x) ** 2 + (y - at.y) ** 2;
     if (gap < best) [best, found] = [gap, point];
   }
   return found;
 }
 
-function hover(u, spec, tip) {
-  const point = nearest(u, spec);
-  const format = spec.format ?? number;
-  const at = u.cursor.idx;
-  const lines = [];
-  if (point) lines.push(point.label ?? '', `${time(point.x)} · ${format(point.y)}`);
-  else if (spec.kind === 'heatmap' && u.cursor.left >= 0 && at != null) {
-    const row = Math.floor(u.posToVal(u.cursor.top, 'y'));
-    lines.push(`${timeShort(spec.x[at])} · ≤ ${boundLabel(spec, row + 1)}`, `${number(spec.cells?.[at]?.[row] ?? 0)} samples`);
-  } else if (spec.kind !== 'scatter' && u.cursor.left >= 0 && at != null) {
-    lines.push(timeShort(spec.x[at]), ...(spec.series ?? []).slice(0, 12).map((s) => `${s.label}  ${s.values[at] == null ? '–' : format(s.values[at])}`));
-  }
-  u.over.style.cursor = point && spec.onPoint ? 'pointer' : '';
-  tip.hidden = !lines.length;
-  if (!lines.length) return;
-  tip.textContent = lines.filter(Boolean).join('\n');
-  const x = u.cursor.left > u.over.clientWidth / 2 ? u.cursor.left - tip.offsetWidth - 12 : u.cursor.left + 12;
-  tip.style.transform = `translate(${x}px, ${Math.min(Math.max(0, u.cursor.top - 12), u.over.clientHeight - tip.offsetHeight)}px)`;
+function describe(spec, s, at) {
+  const format = spec.format;
+  const point = nearest(spec, s, at);
+  if (point) return { point, lines: [...(point.label ? [point.label] : []), `${time(point.x)} · ${format(point.y)}`] };
+  if (spec.kind === 'scatter' || !spec.x.length) return { lines: [] };
+  const us = s.atX(at.x);
+  const half = spec.kind === 'lines' && spec.x.length > 1 ? (spec.x[1] - spec.x[0]) / 2 : 0;
+  const i = Math.max(0, spec.x.findLastIndex((x) => x - half <= us));
+  const head = timeShort(spec.x[i]);
+  if (spec.kind !== 'heatmap') return { lines: [head, ...spec.series.slice(0, 12).map((each) => `${each.label}  ${each.values[i] == null ? '–' : format(each.values[i])}`)] };
+  const row = Math.floor(s.atY(at.y));
+  return { lines: [`${head} · ≤ ${boundLabel(spec, row + 1)}`, `${number(spec.cells[i]?.[row] ?? 0)} samples`] };
 }
 
-function showSelection(u, { selection }) {
-  if (!selection) return u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-  const x = (v, fallback) => (v == null ? fallback : Math.min(u.over.clientWidth, Math.max(0, u.valToPos(unit(v), 'x'))));
-  const y = (v, fallback) => (v == null ? fallback : Math.min(u.over.clientHeight, Math.max(0, u.valToPos(v, 'y'))));
-  const [left, top] = [x(selection.x0, 0), y(selection.y1, 0)];
-  u.setSelect({ left, top, width: x(selection.x1, u.over.clientWidth) - left, height: y(selection.y0, u.over.clientHeight) - top }, false);
-}
-
-/** The same numbers as a table. */
 function twin(spec) {
-  const format = (v) => (v == null ? '–' : (spec.format ?? number)(v));
+  const { series, bounds, points, x } = spec;
+  const format = (v) => (v == null ? '–' : spec.format(v));
   const table = (head, rows) => html`<table class="plain"><caption class="sr">${spec.title}</caption><thead><tr>${head.map((h) => html`<th scope="col">${h}</th>`)}</tr></thead>
     <tbody>${rows.map((row) => html`<tr>${row.map((cell, i) => html`<td class=${i ? 'num' : ''}>${cell}</td>`)}</tr>`)}</tbody></table>`;
-  const points = () => table(['Time', 'Value', ...(spec.columns ?? ['What'])], (spec.points ?? []).slice(0, 500).map((p) => [time(p.x), format(p.y), ...(p.row ?? [p.label])]));
-  if (spec.kind === 'scatter') return points();
-  if (spec.kind !== 'heatmap') return table(['Time', ...(spec.series ?? []).map((s) => s.label)], spec.x.map((x, i) => [time(x), ...(spec.series ?? []).map((s) => format(s.values[i]))]));
-  return html`${table(['Time', ...(spec.bounds ?? []).map((b) => `≤ ${format(b)}`), '+Inf'], spec.x.map((x, i) => [time(x), ...(spec.cells?.[i] ?? []).map((n) => number(n))]))}
-    ${spec.points?.length ? points() : nothing}`;
+  const listed = () => table(['Time', 'Value', ...spec.columns], points.slice(0, 500).map((p) => [time(p.x), format(p.y), ...(p.row ?? [p.label])]));
+  if (spec.kind === 'scatter') return listed();
+  if (spec.kind !== 'heatmap') return table(['Time', ...series.map((s) => s.label)], x.map((at, i) => [time(at), ...series.map((s) => format(s.values[i]))]));
+  return html`${table(['Time', ...bounds.map((b) => `≤ ${format(b)}`), '+Inf'], x.map((at, i) => [time(at), ...spec.cells[i].map((n) => number(n))]))}
+    ${points.length ? listed() : nothing}`;
 }

@@ -1,36 +1,21 @@
-// @ts-check
 /**
  * What the views share: the API client, URL state, formatters and small components.
  *
- * It knows no view and keeps no data but `shell`, which app.js fills. Telemetry text only passes through lit text
- * and attribute bindings; nothing here takes markup from a string.
+ * Telemetry only passes through lit's text and attribute bindings; nothing here takes markup from a string.
  */
 import { html, nothing, render, svg } from './vendor/lit-html.js';
 
 export { html, nothing, render, svg };
 
-/**
- * @typedef {'mount'|'url'|'live'} Reason
- * @typedef {(path: string, params?: Record<string, unknown>) => Promise<any>} Get
- * @typedef {{params: string[], get: Get, refresh: () => void}} Context
- * @typedef {{update(reason: Reason): Promise<void>|void, keys?(event: KeyboardEvent): boolean|void,
- *   search?(): void, escape?(): boolean|void, destroy?(): void}} View
- */
-
-/** Shared shell state; app.js writes it, views read it. */
-export const shell = { /** @type {any} */ status: null, paused: false };
-
-// ---------------------------------------------------------------- API
+export const shell = { status: null, paused: false };
 
 export class ApiError extends Error {
-  /** @param {string} message @param {number} status */
   constructor(message, status) {
     super(message);
     this.status = status;
   }
 }
 
-/** Fetch JSON; an answer of 4xx or 5xx rejects with its one clear line. */
 export async function api(path, params = {}, options = {}) {
   const response = await fetch(href(path, params), options);
   const body = await response.json().catch(() => ({}));
@@ -38,13 +23,11 @@ export async function api(path, params = {}, options = {}) {
   return body;
 }
 
-/** POST a JSON body. */
 export const post = (path, body, signal) =>
   api(path, {}, { method: 'POST', signal, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
 
 /** A `get` for one mounted view: a new request to a path aborts the earlier one, `stop` aborts all. */
 export function requests() {
-  /** @type {Map<string, AbortController>} */
   const running = new Map();
   const get = (path, params) => {
     running.get(path)?.abort();
@@ -54,8 +37,6 @@ export function requests() {
   };
   return { get, stop: () => running.forEach((controller) => controller.abort()) };
 }
-
-// ---------------------------------------------------------------- URL state
 
 export const query = () => new URLSearchParams(location.search);
 export const param = (name, fallback = '') => query().get(name) ?? fallback;
@@ -71,8 +52,8 @@ export function href(path, params = {}) {
   return search.size ? `${path}?${search}` : path;
 }
 
-/** Go to one of our own paths. */
 export function navigate(url, { push = true } = {}) {
+  if (url === location.pathname + location.search) return;
   if (push) {
     history.replaceState({ ...history.state, y: scrollY }, '');
     history.pushState({}, '', url);
@@ -89,7 +70,6 @@ export function setQuery(patch, options) {
 
 const FILTERS = ['service', 'operation', 'kind', 'status', 'min_ms', 'max_ms', 'q', 'run', 'health'];
 
-/** The common filter parameters, as they stand in the URL. */
 export function filterParams() {
   const params = { attr: query().getAll('attr') };
   for (const key of FILTERS) params[key] = param(key);
@@ -105,13 +85,15 @@ export function windowParams(fallback = '') {
   return fallback === 'all' ? {} : { from_us: shell.status?.oldest_us };
 }
 
-/** localStorage that may be absent or full: then the setting simply does not outlive the page. */
+/** localStorage may be absent or full: then a setting does not outlive the page. */
 export const stored = {
   get: (key) => { try { return localStorage.getItem(`rsketch.${key}`); } catch { return null; } },
   set: (key, value) => { try { localStorage.setItem(`rsketch.${key}`, value); } catch { /* private mode */ } },
 };
 
-// ---------------------------------------------------------------- formatters
+/** Where charts of the default window begin: shortly before the first data, or a young store would look empty. */
+export const lead = (steps, has) =>
+  (param('last') || param('from_us') ? 0 : Math.max(0, Math.min(steps.length - 12, steps.findIndex((_, i) => has(i)) - 2)));
 
 const group = new Intl.NumberFormat('en');
 const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
@@ -119,7 +101,6 @@ const significant = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? 
 
 export const integer = (value) => (value == null ? '–' : group.format(value));
 export const count = (value) => (value == null ? '–' : value < 10_000 ? group.format(value) : compact.format(value));
-/** Any metric value: grouped when whole, three significant digits otherwise. */
 export const number = (value) =>
   value == null ? '–' : Number.isInteger(value) ? count(value)
     : Math.abs(value) >= 10_000 ? compact.format(value) : String(Number(value.toPrecision(3)));
@@ -127,7 +108,6 @@ export const percent = (share) =>
   share == null ? '–' : share === 0 ? '0 %' : share < 0.001 ? '<0.1 %' : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
 export const rate = (value) => (value == null ? '–' : value === 0 ? '0/s' : value < 0.01 ? '<0.01/s' : `${value < 10_000 ? significant(value) : compact.format(value)}/s`);
 
-/** Nanoseconds as a human duration. */
 export function duration(ns) {
   if (ns == null) return '–';
   if (ns < 1e3) return `${ns.toFixed(0)} ns`;
@@ -141,50 +121,44 @@ export function duration(ns) {
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
 
-/** Local wall clock of epoch microseconds, with milliseconds. */
 export const time = (us) => (us == null ? '–' : `${clock.format(us / 1e3)}.${String(Math.floor(us / 1e3) % 1e3).padStart(3, '0')}`);
 export const timeShort = (us) => clock.format(us / 1e3);
 export const dateTime = (us) => `${day.format(us / 1e3)} ${time(us)}`;
 export const bytes = (n) => (n < 1e6 ? `${(n / 1e3).toFixed(0)} kB` : `${(n / 1e6).toFixed(1)} MB`);
 export const plural = (n, noun) => `${integer(n)} ${noun}${n === 1 ? '' : 's'}`;
-/** An attribute's value as text. */
 export const text = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 
-// ---------------------------------------------------------------- services' colours
-
-const SLOTS = 10;
-/** @type {Map<string, number>} */
-const slots = new Map(JSON.parse(stored.get('colours') ?? '[]'));
-
-/** Palette slot of a service: its hash, or the next free slot, remembered so that it never changes. */
-export function slot(service) {
-  const known = slots.get(service);
-  if (known !== undefined) return known;
-  let at = 7;
-  for (const char of service) at = (at * 31 + /** @type {number} */ (char.codePointAt(0))) % 9973;
-  at %= SLOTS;
-  const taken = new Set(slots.values());
-  for (let i = 0; i < SLOTS && taken.has(at) && taken.size < SLOTS; i++) at = (at + 1) % SLOTS;
-  // Bounded: a producer of endless service names must not fill the browser's storage.
-  if (slots.size < 200) slots.set(service, at);
-  stored.set('colours', JSON.stringify([...slots]));
-  return at;
+/** A palette's slot for each name: its hash, or the next free one; kept under *key*, so that it never changes. */
+export function palette(key) {
+  const slots = new Map(JSON.parse((key && stored.get(key)) ?? '[]'));
+  return (name) => {
+    if (slots.has(name)) return slots.get(name);
+    let at = [...name].reduce((sum, char) => (sum * 31 + char.codePointAt(0)) % 9973, 7) % 10;
+    const taken = new Set(slots.values());
+    while (taken.has(at) && taken.size < 10) at = (at + 1) % 10;
+    // Bounded: a producer of endless names must not fill the browser's storage.
+    if (slots.size < 200) slots.set(name, at);
+    if (key) stored.set(key, JSON.stringify([...slots]));
+    return at;
+  };
 }
 
-// ---------------------------------------------------------------- components
+export const slot = palette('colours');
+const own = palette('operations');
+/** Whether only one service is in sight: then colours tell its operations apart. */
+export const alone = () => param('service') !== '' || shell.status?.services.length === 1;
+export const hue = (service, operation) => (alone() ? own(`${service} ${operation}`) : slot(service));
 
 const ICONS = {
   copy: 'M9 9h10v10H9zM5 15V5h10', close: 'M6 6l12 12M18 6L6 18', pause: 'M9 6v12M15 6v12', play: 'M8 5l11 7-11 7z',
-  sun: 'M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.5 1.5M17.5 17.5L19 19M19 5l-1.5 1.5M6.5 17.5L5 19',
-  moon: 'M20 14A8.5 8.5 0 0 1 10 4a8.5 8.5 0 1 0 10 10z', search: 'M11 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12zM16 16l4 4',
+  theme: 'M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16', search: 'M11 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12zM16 16l4 4',
   right: 'M9 6l6 6-6 6', down: 'M6 9l6 6 6-6', up: 'M6 15l6-6 6 6', load: 'M12 4v11M7 11l5 5 5-5M5 20h14',
-  table: 'M4 5h16v14H4zM4 10h16M4 15h16M10 5v14', chart: 'M4 19h16M6 15l4-5 4 3 5-8', help: 'M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 17.5v.5',
+  table: 'M4 5h16v14H4zM4 10h16M4 15h16M10 5v14', help: 'M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 17.5v.5',
   alert: 'M12 4l9 16H3zM12 10v4M12 17v.5', filter: 'M4 6h16M7 12h10M10 18h4',
 };
 export const icon = (name) =>
   html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${ICONS[name]}></path></svg>`;
 
-/** A line for the polite live region (and the eye). */
 export const say = (line) => window.dispatchEvent(new CustomEvent('say', { detail: line }));
 
 export async function copy(value, what = 'Copied') {
@@ -198,20 +172,57 @@ export async function copy(value, what = 'Copied') {
 export const copyButton = (value, label) =>
   html`<button class="ghost icon-only" type="button" aria-label=${label} title=${label} @click=${() => copy(value)}>${icon('copy')}</button>`;
 
-export const dot = (service) => html`<i class="dot c${slot(service)}" title=${service}></i>`;
+export const dot = (service, at = slot(service)) => html`<i class="dot c${at}" title=${service}></i>`;
 export const serviceTag = (service) => html`<span class="service">${dot(service)}<span class="clip">${service}</span></span>`;
 export const badge = (label, tone = '') => html`<span class="badge ${tone}">${label}</span>`;
 export const code = (row) =>
   row.code == null ? (row.status === 'ERROR' ? badge('error', 'error') : nothing)
     : badge(row.code, row.status === 'ERROR' || /^5/.test(row.code) ? 'error' : /^4/.test(row.code) ? 'warn' : '');
 
-/** A removable filter. */
 export const chip = (label, value, remove) => html`<span class="chip"><span class="muted">${label}</span>
   <b class="clip">${value}</b><button type="button" aria-label="Remove filter ${label} ${value}" @click=${remove}>${icon('close')}</button></span>`;
 
-/** One-of-many buttons. @param {[string, string][]} items value and label */
 export const segments = (label, items, active, choose) => html`<div class="segments" role="group" aria-label=${label}>
   ${items.map(([value, name]) => html`<button type="button" aria-pressed=${value === active} @click=${() => choose(value)}>${name}</button>`)}</div>`;
+
+export const searchBox = (label, placeholder, take) => {
+  const submit = (event) => { event.preventDefault(); take(document.querySelector('main input[type=search]')); };
+  return html`<form class="search" role="search" @submit=${submit}>${icon('search')}
+    <input data-search type="search" aria-label=${label} placeholder=${placeholder} .value=${param('q')} @change=${submit}></form>`;
+};
+
+/** Names in the search box that are filters of their own; any other `key=value` is an attribute. */
+const NAMED = { service: 'service', operation: 'operation', kind: 'kind', status: 'status', run: 'run', min: 'min_ms', max: 'max_ms' };
+
+/** Make the search box's words filters; what became a chip leaves the box. */
+export function takeFilters(input) {
+  const patch = { attr: query().getAll('attr') };
+  const words = [];
+  for (const [, quoted, word] of input.value.matchAll(/"([^"]*)"|((?:[^\s"]|"[^"]*")+)/g)) {
+    const [key, value] = (word ?? '').split(/=(.*)/s);
+    if (quoted !== undefined || value === undefined) words.push(quoted ?? word);
+    else if (NAMED[key]) patch[NAMED[key]] = value.replaceAll('"', '');
+    else patch.attr.push(value ? `${key}=${value.replaceAll('"', '')}` : key);
+  }
+  input.value = words.join(' ');
+  setQuery({ ...patch, attr: [...new Set(patch.attr)], q: input.value });
+}
+
+/** Active filters: of *keys*, attributes, and the explicit time, which a brush sets with the durations. */
+export function filterChips(keys) {
+  const drop = (...names) => () => setQuery(Object.fromEntries(names.map((key) => [key, null])));
+  const attrs = query().getAll('attr');
+  const [from, to] = ['from_us', 'to_us'].map((key) => param(key) && timeShort(Number(param(key))));
+  return html`${keys.filter((key) => param(key)).map((key) => chip(key, param(key), drop(key)))}
+    ${attrs.map((attr) => chip('attribute', attr, () => setQuery({ attr: attrs.filter((each) => each !== attr) })))}
+    ${from || to ? chip('time', `${from || '…'} – ${to || '…'}`, drop('from_us', 'to_us', 'min_ms', 'max_ms')) : nothing}`;
+}
+
+export const serviceFacets = (services) => (alone() ? nothing : services.slice(0, 12).map(({ value, count: n }) => html`<button class="facet" type="button" @click=${() => setQuery({ service: value })}>
+  ${dot(value)}<span class="clip">${value}</span>${n ? html`<span class="muted">${count(n)}</span>` : nothing}</button>`));
+
+/** Asks for more when the end comes near. What fails is asked for again: the next draw observes the end anew. */
+export const atEnd = (more) => new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) more().catch(() => {}); }, { rootMargin: '600px' });
 
 /** The time range, kept as `last` in the URL; an explicit window shows as a chip. */
 export function rangePicker(fallback) {
@@ -220,7 +231,6 @@ export function rangePicker(fallback) {
   return segments('Time range', ['5m', '15m', '1h', '6h', '24h', 'all'].map((v) => [v, v]), custom ? '' : param('last', fallback), choose);
 }
 
-/** Tabs with arrow keys. @param {[string, string, unknown?][]} items id, label, count */
 export function tabs(label, items, active, choose, panel) {
   const step = (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -235,13 +245,11 @@ export function tabs(label, items, active, choose, panel) {
       aria-controls=${id === active ? panel : nothing} tabindex=${id === active ? 0 : -1} @click=${() => choose(id)}>${name}${n == null ? nothing : html` <span class="muted">${n}</span>`}</button>`)}</div>`;
 }
 
-/** What is empty, and what to do next. */
 export const emptyState = (title, ...lines) => html`<div class="empty"><div class="mark" aria-hidden="true"></div>
   <h2>${title}</h2>${lines.map((line) => (typeof line === 'string' ? html`<p>${line}</p>` : line))}</div>`;
 
 export const command = (line) => html`<div class="command"><code tabindex="0">${line}</code>${copyButton(line, 'Copy command')}</div>`;
 
-/** The first run: where to send telemetry. */
 export function waiting() {
   const at = shell.status?.endpoints ?? {};
   const host = (url, fallback) => (url ?? fallback).replace(/^https?:\/\//, '').replace('127.0.0.1', 'localhost');
@@ -250,30 +258,27 @@ export function waiting() {
     html`<p class="muted">Ask the rsketch server for something:</p>${command('curl http://localhost:3000/api/v1/hello?name=ada')}
       <p class="muted">Or point any OpenTelemetry program here:</p>${command(`export OTEL_EXPORTER_OTLP_ENDPOINT=http://${host(at.http, 'localhost:4318')} OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf`)}`);
 }
+/** The same as a page of its own. */
+export const welcome = () => html`<h1 class="sr">${document.title}</h1>${waiting()}`;
+
+export const untouched = () => Boolean(shell.status && !shell.status.spans && !shell.status.logs);
 
 /** Grey bars of the final size, so that nothing jumps when data arrives. */
 export const skeleton = (rows = 8) => html`<div class="skeleton" role="status" aria-label="Loading">${Array.from({ length: rows }, () => html`<i></i>`)}</div>`;
 
-/**
- * A sortable table.
- *
- * @param {{caption: string, columns: {id: string, label: string, num?: boolean, class?: string, sort?: boolean,
- *   cell: (row: any) => unknown}[], rows: any[], sort?: string, onSort?: (sort: string) => void, class?: string}} spec
- *   `sort` is a column id, with a leading '-' for descending. A cell with `<a data-row>` makes the whole row a link.
- */
-export function dataTable({ caption, columns, rows, sort = '', onSort, class: name = '' }) {
+/** A table; `sort` is a column's id, with a leading '-' for descending. `<a data-row>` in a cell makes its row a link. */
+export function dataTable({ caption, columns, rows, sort = '', onSort }) {
   const head = (column) => {
     const [on, down] = [sort.replace('-', '') === column.id, sort.startsWith('-')];
     const label = onSort && column.sort !== false
       ? html`<button type="button" @click=${() => onSort(on && down ? column.id : `-${column.id}`)}>${column.label}<span class="arrow" aria-hidden="true">${on ? (down ? '↓' : '↑') : ''}</span></button>`
       : column.label;
-    return html`<th scope="col" class="${column.num ? 'num ' : ''}${column.class ?? column.id}" aria-sort=${on ? (down ? 'descending' : 'ascending') : nothing}>${label}</th>`;
+    return html`<th scope="col" class="${column.num ? 'num ' : ''}${column.id}" aria-sort=${on ? (down ? 'descending' : 'ascending') : nothing}>${label}</th>`;
   };
-  return html`<table class="rows ${name}"><caption class="sr">${caption}</caption><thead><tr>${columns.map(head)}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr>${columns.map((column) => html`<td class="${column.num ? 'num ' : ''}${column.class ?? column.id}">${column.cell(row)}</td>`)}</tr>`)}</tbody></table>`;
+  return html`<table class="rows"><caption class="sr">${caption}</caption><thead><tr>${columns.map(head)}</tr></thead>
+    <tbody>${rows.map((row) => html`<tr>${columns.map((column) => html`<td class="${column.num ? 'num ' : ''}${column.id}">${column.cell(row)}</td>`)}</tr>`)}</tbody></table>`;
 }
 
-/** Sort by a column id with an optional leading '-'; absent values last. */
 export function sorted(rows, sort, value = (row, id) => row[id]) {
   const [id, sign] = [sort.replace('-', ''), sort.startsWith('-') ? -1 : 1];
   return [...rows].sort((a, b) => {
@@ -284,8 +289,8 @@ export function sorted(rows, sort, value = (row, id) => row[id]) {
 }
 
 /**
- * Reconcile *host*'s children with *items* by key, so that rows keep focus, selection and scroll while live data
- * arrives; rows that were not there before get the class `new` (unless the list was empty).
+ * Reconcile *host*'s children with *items* by key, so that rows keep focus and scroll while live data arrives;
+ * later ones get the class `new`.
  */
 export function keyed(host, items, keyOf, template, tag = 'tr') {
   const known = host.rows_ ?? (host.rows_ = new Map());
@@ -309,6 +314,12 @@ export function keyed(host, items, keyOf, template, tag = 'tr') {
   host.rows_ = keep;
 }
 
-/** Key/value pairs as a description list. @param {[string, unknown][]} pairs */
-export const pairs = (list, action = (_key, _value) => nothing) => html`<dl class="pairs">${list.map(([key, value]) => html`
-  <div><dt>${key}</dt><dd><span class=${typeof value === 'string' ? '' : 'value'}>${text(value)}</span></dd><span class="actions">${copyButton(text(value), `Copy ${key}`)}${action(key, value)}</span></div>`)}</dl>`;
+export const pairs = (list, action = (_key, _value) => nothing) => html`<dl class="pairs">${list.map(([key, value]) => {
+  const shown = text(value);
+  const long = shown.length > 400;
+  return html`<div><dt>${key}</dt><dd><span class="value ${typeof value === 'string' ? '' : 'mono'} ${long ? 'long' : ''}" tabindex=${long ? 0 : nothing}>${shown}</span>
+    <span class="actions">${copyButton(shown, `Copy ${key}`)}${action(key, value)}</span></dd></div>`;
+})}</dl>`;
+
+export const choice = (label, options, chosen, choose) => html`<label class="choice"><span class="muted">${label}</span><select @change=${(event) => choose(event.target.value)}>
+  ${options.map(([value, name]) => html`<option value=${value} .selected=${value === chosen}>${name}</option>`)}</select></label>`;

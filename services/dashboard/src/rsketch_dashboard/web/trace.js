@@ -1,52 +1,42 @@
-// @ts-check
 /**
- * One trace: a virtualised waterfall with its logs inline, a mini-map to zoom, find, and the details of a span.
+ * One trace: a waterfall with its logs inline, a mini-map to zoom, find, and a span's details.
  *
- * Layout is arithmetic over a flat list of rows; only the visible rows are in the document, whatever the trace's size.
+ * Layout is arithmetic over a flat list of rows; only the visible ones are in the document.
  */
 import {
-  ApiError, api, badge, copy, copyButton, dateTime, dot, duration, emptyState, href, html, icon, integer, nothing, pairs, param, plural,
+  ApiError, api, badge, copy, copyButton, dateTime, dot, duration, emptyState, href, html, icon, integer, nothing, pairs, param, percent, plural,
   render, say, serviceTag, setQuery, skeleton, slot, svg, tabs, text, time,
 } from './lib.js';
-import { cssColor } from './charts.js';
-
-export const title = 'Trace';
 
 const ROW = 28;
 const INDENT = 13;
-/** Deeper levels are drawn at this one: a chain of a thousand calls must not push its names off the screen. */
+/** Deeper levels are drawn at this one, so that names stay on the screen. */
 const DEEPEST = 14;
 /** So many equal siblings in a row become one row. */
 const FOLD = 5;
 const TICKS = [0, 0.25, 0.5, 0.75];
 
-/**
- * @typedef {{id: string, span: any, start: number, end: number, depth: number, parent: Node|null, children: Node[], logs: any[],
- *   clean: boolean, size: number, items?: Item[], parts?: [number, number][], words?: string}} Node  times in ns from the start
- * @typedef {{kind: 'span', id: string, node: Node, level: number} | {kind: 'fold', id: string, nodes: Node[], level: number}
- *   | {kind: 'log', id: string, log: any, at: number, owner: Node|null, level: number}} Item
- */
+const SHORT = 16;
 
-/** @param {HTMLElement} root @param {import('./lib.js').Context} context @returns {import('./lib.js').View} */
 export default function trace(root, { params: [traceId], get }) {
-  /** @type {any} */ let data;
-  let missing = '';
-  let model = /** @type {ReturnType<typeof createModel>} */ (createModel({ spans: [], logs: [], start_us: 0 }));
-  /** @type {Item[]} */ let rows = [];
-  const state = { collapsed: new Set(), opened: new Set(), logs: true, zoom: /** @type {[number, number]|null} */ (null), find: '', hits: /** @type {Node[]} */ ([]), hit: -1, cursor: '', tab: 'attributes', filter: '' };
-  /** @type {number} */ let frame = 0;
+  let data;
+  let missing = false;
+  let model = createModel({ spans: [], logs: [], start_us: 0 });
+  let rows = [];
+  const state = { collapsed: new Set(), opened: new Set(), logs: true, zoom: null, find: '', hits: [], hit: -1, cursor: '', tab: 'attributes' };
+  let frame = 0;
 
   async function update(reason) {
-    if (reason === 'url' && data) return draw();
-    // A finished trace no longer changes; refetching 20,000 spans at each push would only heat the room.
-    if (reason === 'live' && data && Date.now() * 1e3 > data.start_us + data.duration_ns / 1e3 + 30e6) return;
+    if (reason === 'url' && data) draw();
+    // A finished trace no longer changes.
+    if (data && (reason === 'url' || (reason === 'live' && Date.now() * 1e3 > data.start_us + data.duration_ns / 1e3 + 30e6))) return false;
     if (reason === 'mount') draw();
     try {
       data = await get(`/api/trace/${encodeURIComponent(traceId)}`);
-      missing = '';
+      missing = false;
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 404) throw error;
-      missing = error.message;
+      missing = true;
     }
     if (data) {
       model = createModel(data);
@@ -60,20 +50,17 @@ export default function trace(root, { params: [traceId], get }) {
   }
 
   const chosen = () => model.byId.get(param('span'));
-  const choose = (id, options = { push: false }) => setQuery({ span: id }, options);
-
-  // ------------------------------------------------------------ drawing
+  const choose = (id) => setQuery({ span: id }, { push: false });
 
   function draw() {
     rows = rowsOf(model, state);
     render(data ? page() : missing ? absent() : html`<h1 class="sr">Trace</h1>${skeleton(12)}`, root);
     if (!data) return;
     drawRows();
-    drawMini();
   }
 
-  const absent = () => html`<h1 class="sr">Trace ${traceId}</h1>${emptyState('This trace has not arrived', missing,
-    html`<p class="muted">Spans are sent in batches, so it may still be on its way; this page shows it as soon as it comes. It may also have been sampled out, or be older than what is kept.</p>
+  const absent = () => html`<h1 class="sr">Trace ${traceId}</h1>${emptyState('This trace has not arrived',
+    html`<p>It may be on its way, for spans are sent in batches: then it is shown as soon as it comes. Or it was sampled out, or is older than what is kept.</p>
     <p><a class="link" href=${href('/logs', { trace: traceId })}>Logs of this trace</a> · <a class="link" href="/traces">All traces</a></p>`)}`;
 
   function page() {
@@ -95,19 +82,29 @@ export default function trace(root, { params: [traceId], get }) {
           ${data.services.map(serviceTag)}</div></header>
       ${notes.length ? html`<p class="note">${notes.join(' ')}</p>` : nothing}
       <div class="toolbar"><div class="search">${icon('search')}<input data-search type="search" aria-label="Find in trace" placeholder="Find" .value=${state.find}
-          @input=${(event) => { search(event.target.value); step(1); draw(); }} @keydown=${findKey}></div>
+          @input=${(event) => { state.hit = -1; search(event.target.value); step(1); draw(); }} @keydown=${findKey}></div>
         <span class="hits" role="status">${state.find ? `${state.hits.length ? state.hit + 1 : 0} of ${integer(state.hits.length)}` : ''}</span>
         ${data.logs.length ? html`<button type="button" aria-pressed=${state.logs} @click=${() => { state.logs = !state.logs; draw(); }}>Logs</button>` : nothing}
         ${state.collapsed.size || state.opened.size ? html`<button class="ghost" type="button" @click=${() => { state.collapsed.clear(); state.opened.clear(); draw(); }}>Reset folds</button>` : nothing}
         ${state.zoom ? html`<button class="ghost" type="button" @click=${() => zoom(null)}>${icon('close')}Zoom ${duration(state.zoom[1] - state.zoom[0])}</button>` : nothing}
         <span class="key push muted" aria-hidden="true"><i class="self"></i>own time<i class="whole"></i>in children<i class="critical"></i>critical path</span></div>
-      <div class="mini" title="Drag to zoom, double-click to reset" @pointerdown=${drag} @dblclick=${() => zoom(null)}><canvas aria-hidden="true"></canvas></div>
-      <div class="stage"><div class="fall" role="treegrid" tabindex="0" aria-label="Spans" aria-rowcount=${rows.length + 1} aria-colcount="2" aria-activedescendant=${state.cursor ? `r-${state.cursor}` : nothing} @scroll=${schedule}></div>
-        ${chosen() ? detail(/** @type {Node} */ (chosen())) : nothing}</div>`;
+      <div class="stage ${short() ? 'short' : ''}"><div class="fall" role="treegrid" tabindex="0" aria-label="Spans" aria-rowcount=${rows.length + 1} aria-colcount="2" aria-activedescendant=${state.cursor ? `r-${state.cursor}` : nothing} @scroll=${schedule} @focus=${() => { if (!state.cursor) moveTo(0); }}></div>
+        ${chosen() ? detail(chosen()) : short() && top ? shares(top) : nothing}</div>`;
   }
 
-  const fall = () => /** @type {HTMLElement} */ (root.querySelector('.fall'));
-  const range = () => state.zoom ?? /** @type {[number, number]} */ ([0, model.total]);
+  const short = () => model.nodes.length + data.logs.length <= SHORT;
+
+  function shares(top) {
+    const own = Object.groupBy(data.spans, ({ service, name, kind }) => `${service} ${kind} ${name}`);
+    const sums = Object.values(own).map((spans) => ({ spans, of: spans[0], ns: spans.reduce((sum, { self_ns }) => sum + self_ns, 0) })).sort((a, b) => b.ns - a.ns);
+    const all = sums.reduce((sum, { ns }) => sum + ns, 0) || 1;
+    return html`<div class="columns shares-of"><section><h2>Own time</h2><ol class="list">${sums.map(({ spans, of, ns }) => html`<li>${dot(of.service)}<span class="clip">${of.name} <small class="muted">${of.kind.toLowerCase()} · ${of.service}${spans.length > 1 ? ` · ${spans.length}×` : ''}</small></span>
+        <svg class="meter c${slot(of.service)}" aria-hidden="true"><rect width="${(ns / all) * 100}%" height="8" rx="2"></rect></svg><span class="num">${duration(ns)}</span><span class="num muted">${percent(ns / all)}</span></li>`)}</ol></section>
+      <section><h2>${top.name}</h2>${pairs(top.attributes, byThis)}</section></div>`;
+  }
+
+  const fall = () => root.querySelector('.fall');
+  const range = () => state.zoom ?? [0, model.total];
 
   function schedule() {
     cancelAnimationFrame(frame);
@@ -121,41 +118,17 @@ export default function trace(root, { params: [traceId], get }) {
     const last = Math.min(rows.length, first + Math.ceil((host.clientHeight || innerHeight) / ROW) + 16);
     const [from, to] = range();
     const look = { from, to, cursor: state.cursor, chosen: param('span'), hits: state.find ? new Set(state.hits) : null, collapsed: state.collapsed, toggle, pick };
-    render(html`<div class="frow top" role="row" aria-rowindex="1"><div role="columnheader">Span</div><div role="columnheader" aria-label="Timeline"><svg class="lane" aria-hidden="true">${TICKS.map((tick) => svg`<line class="grid" x1="${tick * 100}%" x2="${tick * 100}%" y2="30"></line><text x="${tick * 100}%" dx="6" y="19">${duration(from + tick * (to - from))}</text>`)}</svg></div></div>
+    render(html`<div class="frow top" role="row" aria-rowindex="1"><div role="columnheader">Span</div><div role="columnheader" class="times" title="Drag to zoom, double-click to reset" @pointerdown=${drag} @dblclick=${() => zoom(null)}><span class="sr">Timeline</span><svg class="lane" aria-hidden="true">${brush(from, to)}${TICKS.map((tick) => svg`<line class="grid" x1="${tick * 100}%" x2="${tick * 100}%" y2="30"></line><text x="${tick * 100}%" dx="6" y="19">${duration(from + tick * (to - from))}</text>`)}</svg></div></div>
       <div class="rest" role="rowgroup"><div class="window" role="presentation">${rows.slice(first, last).map((row, i) => rowTemplate(row, first + i, look))}</div></div>`, host);
-    const rest = /** @type {HTMLElement} */ (host.querySelector('.rest'));
-    rest.style.height = `${rows.length * ROW + 40}px`;
-    /** @type {HTMLElement} */ (rest.firstElementChild).style.transform = `translateY(${first * ROW}px)`;
+    const rest = host.querySelector('.rest');
+    rest.style.height = `${rows.length * ROW + (short() ? 8 : 40)}px`;
+    rest.firstElementChild.style.transform = `translateY(${first * ROW}px)`;
   }
 
-  /** The whole trace, one line a row; a zoomed window stands out. */
-  function drawMini() {
-    const canvas = /** @type {HTMLCanvasElement} */ (root.querySelector('.mini canvas'));
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    canvas.width = width * devicePixelRatio;
-    canvas.height = height * devicePixelRatio;
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
-    context.scale(devicePixelRatio, devicePixelRatio);
-    const colors = new Map(['error', ...data.services].map((name) => [name, cssColor(name === 'error' ? '--error' : `--s${slot(name)}`)]));
-    const step = (height - 8) / Math.max(8, model.nodes.length);
-    const x = (at) => (at / model.total) * width;
-    model.nodes.forEach((node, i) => {
-      context.fillStyle = colors.get(node.span.status === 'ERROR' ? 'error' : node.span.service) ?? '';
-      context.fillRect(x(node.start), 4 + i * step, Math.max(1, x(node.end - node.start)), Math.max(1, Math.min(4, step - 0.5)));
-    });
-    if (!state.zoom) return;
-    const [a, b] = state.zoom.map(x);
-    context.fillStyle = cssColor('--sunken');
-    context.globalAlpha = 0.78;
-    context.fillRect(0, 0, a, height);
-    context.fillRect(b, 0, width, height);
-    context.globalAlpha = 1;
-    context.fillStyle = cssColor('--accent');
-    context.fillRect(a - 1, 0, 2, height);
-    context.fillRect(b - 1, 0, 2, height);
-  }
-
-  // ------------------------------------------------------------ acting
+  const brush = (from, to) => {
+    const [a, b] = (state.brush ?? []).map((at) => ((at - from) / (to - from)) * 100);
+    return b > a ? svg`<rect class="brushed" x="${a}%" width="${b - a}%" height="30"></rect>` : nothing;
+  };
 
   function zoom(window) {
     state.zoom = window && window[1] - window[0] > model.total / 1e6 ? window : null;
@@ -164,24 +137,30 @@ export default function trace(root, { params: [traceId], get }) {
 
   function drag(event) {
     const area = event.currentTarget;
-    const box = area.getBoundingClientRect();
-    const at = (e) => Math.min(1, Math.max(0, (e.clientX - box.left) / box.width)) * model.total;
-    const from = at(event);
+    const box = area.querySelector('svg').getBoundingClientRect();
+    const [from, to] = range();
+    const at = (e) => from + Math.min(1, Math.max(0, (e.clientX - box.left) / box.width)) * (to - from);
     area.setPointerCapture(event.pointerId);
-    const move = (e) => { if (Math.abs(e.clientX - event.clientX) > 3) zoom(/** @type {[number, number]} */ ([from, at(e)].sort((a, b) => a - b))); };
-    area.addEventListener('pointermove', move);
-    area.addEventListener('pointerup', () => area.removeEventListener('pointermove', move), { once: true });
+    const move = (e) => {
+      state.brush = [at(event), at(e)].sort((a, b) => a - b);
+      drawRows();
+    };
+    area.onpointermove = move;
+    area.onpointerup = (e) => {
+      area.onpointermove = area.onpointerup = state.brush = null;
+      if (Math.abs(e.clientX - event.clientX) > 3) zoom([at(event), at(e)].sort((a, b) => a - b));
+    };
   }
 
   async function copyExport() {
     try {
       await copy(JSON.stringify(await api(`/api/trace/${encodeURIComponent(traceId)}/export`), null, 2), 'Copied as OTLP-JSON');
     } catch (error) {
-      say(/** @type {Error} */ (error).message);
+      say(error.message);
     }
   }
 
-  function toggle(row, open = undefined) {
+  function toggle(row, open) {
     if (row.kind === 'log') return;
     const [set, on] = row.kind === 'fold' ? [state.opened, open ?? true] : [state.collapsed, !(open ?? state.collapsed.has(row.id))];
     if (on) set.add(row.id);
@@ -189,7 +168,6 @@ export default function trace(root, { params: [traceId], get }) {
     draw();
   }
 
-  /** Click or Enter on a row. */
   function pick(row) {
     state.cursor = row.id;
     if (row.kind === 'fold') return toggle(row);
@@ -203,10 +181,10 @@ export default function trace(root, { params: [traceId], get }) {
     const row = rows[Math.min(rows.length - 1, Math.max(0, index))];
     if (!row) return;
     state.cursor = row.id;
-    // An open panel follows the cursor.
     if (chosen() && row.kind === 'span') choose(row.id);
     else draw();
     showCursor();
+    fall().focus({ preventScroll: true });
   }
 
   function showCursor() {
@@ -221,7 +199,12 @@ export default function trace(root, { params: [traceId], get }) {
 
   /** Make a node's row exist and put the cursor on it. */
   function reveal(node) {
-    for (let at = node.parent; at; at = at.parent) state.collapsed.delete(at.id);
+    // A fold is known once the rows around it are made.
+    itemsOf(model.roots, model.loose, null, 1, model.base);
+    for (let at = node.parent; at; at = at.parent) {
+      state.collapsed.delete(at.id);
+      at.items ??= itemsOf(at.children, at.logs, at, at.depth + 2, model.base);
+    }
     for (let at = node; at; at = at.parent) if (at.fold) state.opened.add(at.fold);
     state.cursor = node.id;
     rows = rowsOf(model, state);
@@ -254,7 +237,8 @@ export default function trace(root, { params: [traceId], get }) {
   }
 
   function keys(event) {
-    if (!data || event.target.closest('.detail [role=tablist]')) return false;
+    // In the details, arrows and the like belong to tabs, text and scrolling.
+    if (!data || (event.target.closest('.detail') && event.key.length > 1)) return false;
     const at = rows.findIndex((row) => row.id === state.cursor);
     const row = rows[at];
     const pageful = Math.floor(fall().clientHeight / ROW) - 2;
@@ -290,8 +274,6 @@ export default function trace(root, { params: [traceId], get }) {
     return true;
   }
 
-  // ------------------------------------------------------------ details
-
   function detail(node) {
     const { span } = node;
     const set = (id) => { state.tab = id; draw(); };
@@ -306,46 +288,42 @@ export default function trace(root, { params: [traceId], get }) {
   }
 
   const none = (what) => html`<p class="muted">${what}</p>`;
-  const filtered = (list) => list.filter(([key, value]) => `${key} ${text(value)}`.toLowerCase().includes(state.filter.toLowerCase()));
   const byThis = (key, value) => html`<a class="button ghost" href=${href('/traces', { attr: `${key}=${text(value)}` })} aria-label="Filter traces by ${key}" title="Filter traces by this">${icon('filter')}</a>`;
   const entry = (head, at, list, body = nothing) => html`<div class="entry"><h3>${head}<span class="muted mono">+${duration(at)}</span></h3>${body}${pairs(list)}</div>`;
   const since = (us) => (us - data.start_us) * 1e3;
   const panels = {
-    attributes: ({ span }) => span.attributes.length ? html`<input type="search" aria-label="Filter attributes" placeholder="Filter ${span.attributes.length} attributes" .value=${state.filter} @input=${(event) => { state.filter = event.target.value; draw(); }}>${pairs(filtered(span.attributes), byThis)}` : none('No attributes.'),
+    attributes: ({ span }) => span.attributes.length ? pairs(span.attributes, byThis) : none('No attributes.'),
     events: ({ span }) => span.events.length ? span.events.map((event) => entry(event.name, since(event.time_us), event.attributes)) : none('No events.'),
     logs: (node) => node.logs.length ? node.logs.map((log) => entry(badge(log.severity, tone(log)), since(log.time_us), log.attributes, html`<p>${log.body || log.event_name}</p>`)) : none('No logs of this span.'),
-    resource: ({ span }) => html`${pairs(span.resource)}<div class="entry"><h3>Instrumentation scope</h3>${pairs([['name', span.scope?.name ?? ''], ['version', span.scope?.version ?? '']])}</div>`,
+    resource: ({ span }) => html`${pairs(data.resources[span.resource])}<div class="entry"><h3>Instrumentation scope</h3>${pairs([['name', span.scope?.name ?? ''], ['version', span.scope?.version ?? '']])}</div>`,
     links: ({ span }) => span.links.length ? span.links.map((link) => html`<div class="entry"><a class="link mono" href=${href(`/t/${encodeURIComponent(link.trace_id)}`, { span: link.span_id })}>${link.trace_id}</a>${pairs(link.attributes)}</div>`) : none('No links.'),
   };
 
-  return { update, keys, escape, destroy: () => { window.removeEventListener('theme', draw); window.removeEventListener('resize', draw); }, ...listenAll(draw) };
-}
-
-function listenAll(draw) {
-  window.addEventListener('theme', draw);
-  window.addEventListener('resize', draw);
-  return {};
+  const redraw = () => { if (data) draw(); };
+  for (const event of ['theme', 'resize']) window.addEventListener(event, redraw);
+  const destroy = () => ['theme', 'resize'].forEach((event) => window.removeEventListener(event, redraw));
+  return { update, keys, escape, destroy };
 }
 
 const tone = (log) => (log.severity_number >= 17 ? 'error' : log.severity_number >= 13 ? 'warn' : '');
 
-/** What find looks at, kept with the node. */
 function wordsOf(node) {
   node.words ??= [node.span.name, node.span.service, node.span.span_id, node.span.status_message, ...node.span.attributes.flat().map(text)].join('\n').toLowerCase();
   return node.words;
 }
 
-// ---------------------------------------------------------------- model
-
-/** The tree of a trace. The API's spans come depth first with their depth, so one pass and a stack suffice. */
+/**
+ * The tree of a trace: nodes with times in ns from the trace's start; `size` counts descendants, `clean` says that none
+ * of them failed. The API's spans come depth first with their depth, so one pass and a stack suffice.
+ */
 function createModel(data) {
   const spans = data.spans;
   // Epoch nanoseconds exceed a double's 53 bits; differences do not.
   const origin = spans.reduce((low, span) => { const at = BigInt(span.start_ns); return low === null || at < low ? at : low; }, null) ?? BigInt(data.start_us) * 1000n;
   const base = Number(origin / 1000n);
-  /** @type {Node[]} */ const nodes = [];
-  /** @type {Map<string, Node>} */ const byId = new Map();
-  /** @type {Node[]} */ const path = [];
+  const nodes = [];
+  const byId = new Map();
+  const path = [];
   for (const span of spans) {
     const start = Number(BigInt(span.start_ns) - origin);
     path.length = Math.min(path.length, span.depth);
@@ -369,9 +347,9 @@ function createModel(data) {
   return { nodes, byId, roots, loose, base, total };
 }
 
-/** A node's children and logs in time order, with repeats folded. */
+/** The items of rows (kind 'span', 'fold' or 'log'): a node's children and logs in time order, with repeats folded. */
 function itemsOf(children, logs, owner, level, base) {
-  /** @type {Item[]} */ const items = [];
+  const items = [];
   for (let i = 0; i < children.length;) {
     let next = i + 1;
     const { span, clean } = children[i];
@@ -389,12 +367,12 @@ function itemsOf(children, logs, owner, level, base) {
   return logs.length ? items.sort((a, b) => when(a) - when(b)) : items;
 }
 
-/** The visible rows, with an own stack: a trace may be deeper than the engine's. */
+/** The rows, with an own stack: a trace may be deeper than the engine's. */
 function rowsOf(model, { collapsed, opened, logs }) {
-  /** @type {Item[]} */ const rows = [];
+  const rows = [];
   const stack = itemsOf(model.roots, model.loose, null, 1, model.base).reverse();
   while (stack.length) {
-    const item = /** @type {Item} */ (stack.pop());
+    const item = stack.pop();
     if (item.kind === 'log' && !logs) continue;
     if (item.kind === 'fold' && opened.has(item.id)) {
       for (const node of [...item.nodes].reverse()) stack.push({ kind: 'span', id: node.id, node, level: item.level });
@@ -409,7 +387,6 @@ function rowsOf(model, { collapsed, opened, logs }) {
   return rows;
 }
 
-/** The stretches of a span in which none of its children ran. */
 function selfParts(node) {
   if (node.parts) return node.parts;
   const parts = [];
@@ -423,17 +400,13 @@ function selfParts(node) {
   return (node.parts = parts);
 }
 
-// ---------------------------------------------------------------- rows
-
 function rowTemplate(row, index, look) {
-  const { from, to } = look;
-  const x = (at) => Math.min(100, Math.max(0, ((at - from) / (to - from)) * 100));
   const node = row.kind === 'span' ? row.node : null;
   const open = row.kind === 'fold' ? false : node?.size || node?.logs.length ? !look.collapsed.has(row.id) : undefined;
   const marks = [row.kind, row.kind === 'log' ? tone(row.log) : '', row.id === look.cursor && 'cursor', row.id === look.chosen && 'chosen', node && look.hits?.has(node) && 'hit'];
   return html`<div class="frow ${marks.filter(Boolean).join(' ')}" role="row" id="r-${row.id}" aria-rowindex=${index + 2} aria-level=${row.level} aria-expanded=${open ?? nothing} aria-selected=${row.id === look.chosen} @click=${() => look.pick(row)}>
     <div class="who" role="gridcell">${indent(row.level)}${twist(row, open, look)}${who(row)}</div>
-    <div role="gridcell" aria-label=${describe(row)}>${lane(row, x)}</div></div>`;
+    <div role="gridcell" aria-label=${describe(row)}>${lane(row, look)}</div></div>`;
 }
 
 function indent(level) {
@@ -462,12 +435,15 @@ function describe(row) {
   return `${duration(nodes.reduce((sum, node) => sum + node.span.duration_ns, 0))}, starts at ${duration(nodes[0].start)}`;
 }
 
-function lane(row, x) {
+function lane(row, { from, to }) {
+  const x = (at) => Math.min(100, Math.max(0, ((at - from) / (to - from)) * 100));
   const grid = TICKS.map((tick) => svg`<line class="grid" x1="${tick * 100}%" x2="${tick * 100}%" y2="28"></line>`);
   if (row.kind === 'log') return html`<svg class="lane" aria-hidden="true">${grid}<circle class="mark-log" cx="${x(row.at)}%" cy="14" r="3.5"></circle></svg>`;
   const nodes = row.kind === 'fold' ? row.nodes : [row.node];
   const { span } = nodes[0];
-  const [start, end] = [x(nodes[0].start), x(nodes.reduce((high, node) => Math.max(high, node.end), 0))];
+  const last = nodes.reduce((high, node) => Math.max(high, node.end), 0);
+  if (last < from || nodes[0].start > to) return html`<svg class="lane" aria-hidden="true">${grid}</svg>`;
+  const [start, end] = [x(nodes[0].start), x(last)];
   const rect = (name, [a, b], y = 8, height = 12) => svg`<rect class=${name} x="${a}%" y=${y} width=${b - a < 0.25 ? '2.5' : `${b - a}%`} height=${height} rx="2"></rect>`;
   const solid = joined(row.kind === 'fold' ? nodes.map((node) => [node.start, node.end]) : selfParts(nodes[0]), x);
   const events = row.kind === 'fold' ? [] : span.events.slice(0, 50);
@@ -478,7 +454,7 @@ function lane(row, x) {
     <text x="${end}%" dx="7" y="18">${duration(nodes.reduce((sum, node) => sum + node.span.duration_ns, 0))}</text></svg>`;
 }
 
-/** Neighbouring stretches less than a quarter percent apart are one: a row draws at most a few hundred. */
+/** Neighbours less than a quarter percent apart are one: a row draws at most a few hundred. */
 function joined(parts, x) {
   const out = [];
   for (const part of parts) {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench import ingest, life, page, queries
 from bench.figures import Figure, Goal
-from bench.process import dashboard
+from bench.process import dashboard, stoppable
 
 __all__ = ["main"]
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", choices=sorted(_PARTS), help="measure a part of it, and print it")
     parser.add_argument("--peers", action="store_true", help="measure what else there is, and write that")
     options = parser.parse_args(argv)
+    stoppable()
     with tempfile.TemporaryDirectory() as folder:
         if options.peers:
             from bench import peers

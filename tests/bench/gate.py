@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.ingest import GOAL, per_cpu_second
-from bench.process import dashboard
+from bench.process import dashboard, stoppable
 
 __all__ = ["main"]
 
@@ -24,6 +24,7 @@ _LEAST = GOAL.bound / 2
 
 def main() -> int:
     """Measure, say the figure, and return 1 where it is too low."""
+    stoppable()
     with tempfile.TemporaryDirectory() as folder, dashboard(Path(folder)) as measured:
         per_cpu_second(measured, "grpc", _WARM, 0)
         values = [per_cpu_second(measured, "grpc", _SPANS, 1 + at) for at in range(_REPEATS)]

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOST", "Dashboard", "Measured", "dashboard", "free_port", "get", "identity", "running", "until"]
+__all__ = [
+    "HOST",
+    "Dashboard",
+    "Measured",
+    "dashboard",
+    "free_port",
+    "get",
+    "identity",
+    "running",
+    "stoppable",
+    "until",
+]
 
 HOST = "127.0.0.1"
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -135,6 +146,11 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def stoppable() -> None:
+    """Let SIGTERM end this process as an exception does, so that what it has started is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def free_port() -> int:

@@ -233,9 +233,7 @@ def _exported(store: Store) -> list[Request]:
 
 
 # Not shrunk: each attempt opens two databases.
-@settings(
-    max_examples=15, deadline=None, phases=[Phase.reuse, Phase.generate], suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=15, deadline=None, phases=[Phase.reuse, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(said=_sent())
 def test_what_is_exported_is_what_was_sent(tmp_path_factory: pytest.TempPathFactory, said: list[Request]) -> None:
     """Spans, records and points come back whole, as messages and through JSON and another store."""

@@ -80,9 +80,21 @@ def test_traces_are_paged_by_their_time(tmp_path: Path) -> None:
         while more:
             found = ask(store, traces, limit="6", **before)
             pages.append([int(row["trace_id"], 16) for row in found["traces"]])
-            before, more = {"before_us": str(found["traces"][-1]["start_us"])}, found["more"]
+            before, more = {"before_us": str(found["traces"][-1]["listed_us"])}, found["more"]
 
     assert pages == [list(range(20, 14, -1)), list(range(14, 8, -1)), list(range(8, 2, -1)), [2, 1]]
+
+
+def test_a_page_after_a_long_trace_skips_nothing(tmp_path: Path) -> None:
+    """A trace that began long before the span that it is listed by is no reason to go back as far."""
+    with store_in(tmp_path) as store:
+        _mixed(store)
+        store.append([spans(Sent(trace=99, id=1), Sent(trace=99, id=2, parent=1, at=60 * SECOND))])
+        first = ask(store, traces, limit="1")
+        second = ask(store, traces, limit="1", before_us=str(first["traces"][0]["listed_us"]))
+
+    assert [row["trace_id"] for row in first["traces"]] == [trace_id(99)]
+    assert [row["trace_id"] for row in second["traces"]] == [trace_id(20)]
 
 
 def test_a_trace_with_many_entries_hides_no_others(tmp_path: Path) -> None:
@@ -133,6 +145,7 @@ def test_a_row_is_of_the_whole_trace(tmp_path: Path) -> None:
         "code": "503",
         "orphan": False,
         "logs": 1,
+        "listed_us": NOW // 1000 + 1,
     }
 
 

@@ -198,7 +198,8 @@ def _ranked(counted: Iterable[_Counted], selected: int, rest: int) -> list[Json]
 def _differs(among: int, selected: int, others: int, rest: int) -> bool:
     """Return whether a share of the selected is above that of the rest by more than chance gives."""
     difference = among / selected - others / rest
-    share = (among + others) / (selected + rest)
+    # Spans may have arrived between the question how many there are and this one.
+    share = min((among + others) / (selected + rest), 1.0)
     return difference >= max(_LEAST, _SURE * math.sqrt(share * (1 - share) * (1 / selected + 1 / rest)))
 
 

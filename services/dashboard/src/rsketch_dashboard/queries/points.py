@@ -266,7 +266,7 @@ def _steps(window: Window | None, found: Sequence[_Combination]) -> Steps:
         first, last = min((each.first for each in found), default=0), max((each.last for each in found), default=0)
         window = Window(first // 1000, last // 1000 + 1)
     length = (window.to_us - window.from_us) * 1000
-    begin, step, count = window.steps(max(1, min(_STEPS, length // max(interval, 1))))
+    begin, step, count = window.steps(max(1, min(_STEPS, -(-length // max(interval, 1)))))
     return Steps(
         first=begin * 1000,
         length=step * 1000,

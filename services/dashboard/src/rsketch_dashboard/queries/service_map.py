@@ -6,7 +6,7 @@ itself over the network, as one process with an HTTP and a gRPC half does, is sh
 would say nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,14 @@ def service_map(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Jso
     found = select(connection, asked, entries=False)
     if not found.possible:
         return {"nodes": [], "edges": []}
-    edges = _between(connection, found, ())
+    names = _number_nodes(connection, ())
+    edges = _between(connection, found, names, halved=False)
     halves = tuple({edge.source for edge in edges if edge.source == edge.target})
     if halves:
-        edges = _between(connection, found, halves)
-    nodes = _served(connection, found, halves)
-    for edge, kind in _beyond(connection, found, halves):
+        names = _number_nodes(connection, halves)
+        edges = _between(connection, found, names, halved=True)
+    nodes = _served(connection, found, names)
+    for edge, kind in _beyond(connection, found, names, halved=bool(halves)):
         nodes.setdefault(edge.target, _node(edge.target, kind, edge.measured))
         edges.append(edge)
     for edge in edges:
@@ -99,82 +101,106 @@ def _edge(edge: _Edge) -> Json:
     }
 
 
-def _common(found: Selection, columns: str, halves: Sequence[str]) -> tuple[str, list[Any]]:
-    """Return what all three queries begin with: operations with the node of each, and the spans that are asked for."""
-    node = f"CASE WHEN service IN (SELECT unnest(?::VARCHAR[])) THEN service || {_PROTOCOL} ELSE service END"
-    text = f"""
-        WITH named AS MATERIALIZED (SELECT id, kind, service, {node} AS node FROM operations),
-        mine AS (SELECT {columns} FROM spans s {found.where})
+def _number_nodes(connection: duckdb.DuckDBPyConnection, halves: Sequence[str]) -> dict[int, str]:
     """
-    return text, [list(halves), *found.parameters]
+    Number the nodes in the temporary table `named`, by operation; return their names.
+
+    Numbers, as a join holds each row of a side in memory: four bytes where a name takes sixteen.
+    """
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE named AS
+        SELECT id, kind, node, service, dense_rank() OVER (ORDER BY node)::INTEGER AS number,
+               dense_rank() OVER (ORDER BY service)::INTEGER AS whole
+        FROM (SELECT *, CASE WHEN service IN (SELECT unnest(?::VARCHAR[])) THEN service || {_PROTOCOL} ELSE service END
+              AS node FROM operations)
+        """,
+        [list(halves)],
+    )
+    rows = connection.execute(
+        "SELECT DISTINCT number, node FROM named UNION SELECT DISTINCT -whole, service FROM named"
+    ).fetchall()
+    return dict(rows)
 
 
-def _served(connection: duckdb.DuckDBPyConnection, found: Selection, halves: Sequence[str]) -> dict[str, Json]:
-    common, parameters = _common(found, "s.operation, s.duration_ns, s.status, s.entry", halves)
+def _served(connection: duckdb.DuckDBPyConnection, found: Selection, names: Mapping[int, str]) -> dict[str, Json]:
     rows = connection.execute(
         f"""
-        {common}
-        SELECT o.node, count(*), count(*) FILTER (m.status = 2), quantile_disc(m.duration_ns, 0.95)
-        FROM mine m JOIN named o ON o.id = m.operation WHERE m.entry GROUP BY o.node
+        SELECT o.number, count(*), count(*) FILTER (m.status = 2), quantile_disc(m.duration_ns, 0.95)
+        FROM (SELECT s.operation, s.duration_ns, s.status, s.entry FROM spans s {found.where}) m
+        JOIN named o ON o.id = m.operation WHERE m.entry GROUP BY o.number
         """,
-        parameters,
+        found.parameters,
     ).fetchall()
-    return {name: _node(name, "service", (count, errors, p95)) for name, count, errors, p95 in rows}
+    return {names[node]: _node(names[node], "service", (count, errors, p95)) for node, count, errors, p95 in rows}
 
 
-def _between(connection: duckdb.DuckDBPyConnection, found: Selection, halves: Sequence[str]) -> list[_Edge]:
+def _between(
+    connection: duckdb.DuckDBPyConnection, found: Selection, names: Mapping[int, str], *, halved: bool
+) -> list[_Edge]:
     # Only calls are parents here, and only entries children: that halves what is joined.
-    columns = "s.span_id, s.trace_id, s.parent_id, s.operation, s.duration_ns, s.status, s.entry"
-    common, parameters = _common(found, columns, halves)
     rows = connection.execute(
         f"""
-        {common},
-        callers AS ({_callers("m.trace_id, m.span_id", halves)}),
-        called AS (
-            SELECT m.trace_id, m.parent_id, m.duration_ns, m.status, o.node, o.kind
-            FROM mine m JOIN named o ON o.id = m.operation WHERE m.entry AND m.parent_id <> 0
+        WITH mine AS NOT MATERIALIZED ({_MINE} {found.where}),
+        callers AS NOT MATERIALIZED ({_callers("m.span", halved=halved)}),
+        called AS NOT MATERIALIZED (
+            SELECT m.parent, m.duration_ns, m.status, o.number, o.kind
+            FROM mine m JOIN named o ON o.id = m.operation WHERE m.entry AND m.parent IS NOT NULL
         )
-        SELECT p.node, c.node, any_value(c.kind), count(*), count(*) FILTER (c.status = 2),
+        SELECT p.number, c.number, any_value(c.kind), count(*), count(*) FILTER (c.status = 2),
                quantile_disc(c.duration_ns, 0.95)
-        FROM called c JOIN callers p ON p.span_id = c.parent_id AND p.trace_id = c.trace_id
-        GROUP BY p.node, c.node ORDER BY count(*) DESC LIMIT {_MOST}
+        FROM called c JOIN callers p ON p.span = c.parent
+        GROUP BY p.number, c.number ORDER BY count(*) DESC LIMIT {_MOST}
         """,
-        parameters,
+        found.parameters,
     ).fetchall()
-    return [_Edge(source, target, kind, (count, errors, p95)) for source, target, kind, count, errors, p95 in rows]
+    return [
+        _Edge(names[source], names[target], kind, (count, errors, p95))
+        for source, target, kind, count, errors, p95 in rows
+    ]
 
 
-def _callers(columns: str, halves: Sequence[str]) -> str:
+_MINE = """
+    SELECT hash(s.trace_id, s.span_id) AS span,
+           CASE WHEN s.parent_id <> 0 THEN hash(s.trace_id, s.parent_id) END AS parent,
+           s.operation, s.duration_ns, s.status, s.entry, s.attributes
+    FROM spans s
+"""
+# A span's id is one of its trace's alone. Eight bytes for both are what a join has to keep.
+
+
+def _callers(columns: str, *, halved: bool) -> str:
     """Return the query for spans that call, each with its node: in a half, that of the entry above it."""
     calls = f"FROM mine m JOIN named o ON o.id = m.operation AND o.kind IN {_CALLING}"
-    if not halves:
-        return f"SELECT {columns}, m.operation, o.node {calls}"
+    if not halved:
+        return f"SELECT {columns}, m.operation, o.number {calls}"
     return f"""
-        SELECT {columns}, m.operation, coalesce(e.node, o.service) AS node {calls}
-        LEFT JOIN (SELECT m.span_id, o.node FROM mine m JOIN named o ON o.id = m.operation WHERE m.entry) e
-        ON e.span_id = m.parent_id
+        SELECT {columns}, m.operation, coalesce(e.number, -o.whole) AS number {calls}
+        LEFT JOIN (SELECT m.span, o.number FROM mine m JOIN named o ON o.id = m.operation WHERE m.entry) e
+        ON e.span = m.parent
     """
 
 
-def _beyond(connection: duckdb.DuckDBPyConnection, found: Selection, halves: Sequence[str]) -> list[tuple[_Edge, str]]:
+def _beyond(
+    connection: duckdb.DuckDBPyConnection, found: Selection, names: Mapping[int, str], *, halved: bool
+) -> list[tuple[_Edge, str]]:
     """Return the calls to what sends no spans itself, each with what kind of thing that is."""
-    columns = "s.span_id, s.parent_id, s.operation, s.duration_ns, s.status, s.entry, s.attributes"
-    common, parameters = _common(found, columns, halves)
     rows = connection.execute(
         f"""
-        {common},
-        continued AS (SELECT DISTINCT parent_id FROM mine WHERE parent_id <> 0),
-        callers AS ({_callers("m.span_id, m.duration_ns, m.status, m.attributes", halves)})
-        SELECT p.node, any_value(p.attributes), count(*), count(*) FILTER (p.status = 2),
+        WITH mine AS NOT MATERIALIZED ({_MINE} {found.where}),
+        callers AS NOT MATERIALIZED ({_callers("m.span, m.duration_ns, m.status, m.attributes", halved=halved)})
+        SELECT p.number, any_value(p.attributes), count(*), count(*) FILTER (p.status = 2),
                quantile_disc(p.duration_ns, 0.95)
-        FROM callers p ANTI JOIN continued c ON c.parent_id = p.span_id GROUP BY p.node, p.operation LIMIT {_MOST}
+        FROM callers p ANTI JOIN (SELECT parent FROM mine WHERE parent IS NOT NULL) c ON c.parent = p.span
+        GROUP BY p.number, p.operation LIMIT {_MOST}
         """,
-        parameters,
+        found.parameters,
     ).fetchall()
     # One call stands for all of its operation: to look into each would cost more than the rest of the map.
     values = values_of(connection, "span_attributes", (row[1] for row in rows))
     merged: dict[tuple[str, str, str], _Measured] = {}
-    for source, numbers, count, errors, p95 in rows:
+    for number, numbers, count, errors, p95 in rows:
+        source = names[number]
         target, kind = _peer({key: str(value) for key, value in (values[n] for n in numbers if n in values)})
         before = merged.get((source, target, kind), (0, 0, 0))
         merged[source, target, kind] = (before[0] + count, before[1] + errors, max(before[2] or 0, p95))

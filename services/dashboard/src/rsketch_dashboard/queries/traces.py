@@ -1,6 +1,7 @@
 """The list of traces and the scatter of their latencies: entry spans, newest or slowest first, each with its trace."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import duckdb
@@ -28,22 +29,31 @@ def traces(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Json:
         return {"traces": [], "more": False, **_facets(connection, asked, None)}
     order = "s.duration_ns DESC" if slowest else "s.start_ns DESC"
     listed = _listed(connection, found, order, asked.limit + 1)
-    shown = rows_of(connection, listed[: asked.limit])
+    shown = rows_of(connection, list(listed)[: asked.limit])
+    for row in shown:
+        # The next page begins there: the trace itself may have begun long before the span that it is listed by.
+        row["listed_us"] = listed[int(row["trace_id"], 16)]
     return {"traces": shown, "more": len(listed) > asked.limit, **_facets(connection, asked, found)}
 
 
-def _listed(connection: duckdb.DuckDBPyConnection, found: Selection, order: str, wanted: int) -> list[int]:
-    """Return the first *wanted* traces in the order of their entry spans; of many spans each, more are looked at."""
-    most, listed = _CANDIDATES * wanted, list[int]()
+def _listed(connection: duckdb.DuckDBPyConnection, found: Selection, order: str, wanted: int) -> dict[int, int]:
+    """
+    Return the first *wanted* traces in the order of their entry spans, each with the start of that, in microseconds.
+
+    It is rounded up, so that a page that begins there has what began within the same microsecond.
+    """
+    most, listed = _CANDIDATES * wanted, dict[int, int]()
     while len(listed) < wanted and most <= _MOST_CANDIDATES * wanted:
         rows = connection.execute(
-            f"SELECT s.trace_id FROM spans s {found.where} ORDER BY {order} LIMIT {most}", found.parameters
+            f"SELECT s.trace_id, s.start_ns FROM spans s {found.where} ORDER BY {order} LIMIT {most}", found.parameters
         ).fetchall()
-        listed = list(dict.fromkeys(trace for (trace,) in rows))
+        listed = {}
+        for trace, start_ns in rows:
+            listed.setdefault(trace, -(-start_ns // 1000))
         if len(rows) < most:
             break
         most *= 8
-    return listed[:wanted]
+    return dict(islice(listed.items(), wanted))
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> list[Json]:

@@ -19,8 +19,8 @@ const NAV = [
 const KEYS = [
   ['j k ↓ ↑', 'move through rows and spans'], ['Enter', 'open'], ['Esc', 'close, or go back'], ['← →', 'collapse, expand'],
   ['/', 'search or find'], ['p', 'pause or resume'], ['w', 'light or dark'], ['?', 'this help'],
-  ...NAV.map(([key, , name]) => [`g ${key}`, name]), ['http.route=/users user.id=', 'search: an attribute, or any value of it'],
-  ['service= operation= kind= status= run= min= max=', 'search traces: filters; durations in ms'],
+  ...NAV.map(([key, , name]) => [`g ${key}`, name]), ['http.route=/users', 'search: an attribute'],
+  ['service= kind= status=', 'search: filters'], ['min=20 max=500', 'search: milliseconds'],
 ];
 const $ = (id) => document.getElementById(id);
 
@@ -66,8 +66,7 @@ async function update(reason) {
     if ((await view?.update(reason)) !== false && problem && view === current.view) setProblem('');
   } catch (error) {
     const aborted = error.name === 'AbortError';
-    // fetch rejects with a TypeError when nobody answers.
-    if (!aborted && view === current.view) setProblem(error instanceof TypeError ? 'The dashboard does not answer.' : error.message);
+    if (!aborted && view === current.view) setProblem(error.message);
   } finally {
     pending--;
   }

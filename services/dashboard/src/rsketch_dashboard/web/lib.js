@@ -17,7 +17,9 @@ export class ApiError extends Error {
 }
 
 export async function api(path, params = {}, options = {}) {
-  const response = await fetch(href(path, params), options);
+  const response = await fetch(href(path, params), options).catch((error) => {
+    throw error.name === 'AbortError' ? error : new ApiError('The dashboard does not answer.', 0);
+  });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new ApiError(body.error ?? `${response.status} ${response.statusText}`, response.status);
   return body;

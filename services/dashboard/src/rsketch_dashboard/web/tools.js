@@ -124,7 +124,7 @@ export function doctor(root, { get }) {
     if (reason === 'live' && performance.now() - at < PAUSE_MS) return false;
     const { checked: { spans, logs, points }, findings } = await get('/api/doctor');
     at = performance.now();
-    render(page(findings.length ? html`<ol class="findings">${findings.map(finding)}</ol>` : spans + logs + points ? healthy : waiting(),
+    render(page(findings.length ? html`<ol class="findings">${Object.values(Object.groupBy(findings, ({ rule, message }) => rule + message)).map((each) => finding(each))}</ol>` : spans + logs + points ? healthy : waiting(),
       html`<span class="muted">Checked the latest ${plural(spans, 'span')}, ${plural(logs, 'log record')}, ${plural(points, 'metric point')}</span>`), root);
   }
 
@@ -136,10 +136,11 @@ const page = (content, note) => html`<div class="head"><h1>Doctor</h1>${note}</d
 const healthy = emptyState('Nothing to complain about',
   'Services have names, parents arrived, span names are templates, attributes stay few, failures are marked, histograms lead to traces.');
 
-/** What was found is the heading; a word of prose begins it with a capital, a name stays as it is. */
-const finding = ({ severity, rule, count, message, where, scope, summary, examples, link }) => html`<li class="panel"><header class=${severity === 'problem' ? 'error' : 'warn'}>${icon(severity === 'problem' ? 'alert' : 'help')}<h2>${message.replace(/^[a-z]+(?= )/, (word) => word[0].toUpperCase() + word.slice(1))}</h2>
-    ${badge(severity, severity === 'problem' ? 'error' : 'warn')}<b title="How often">${integer(count)}×</b></header>
-  <div class="body"><p class="mono where">${where}${scope ? ` · ${scope}` : ''}</p><p class="muted">Rule <span class="mono">${rule}</span>: ${summary}.</p>
+/** What was found is the heading, above where; a word of prose begins it with a capital, a name stays as it is. */
+const finding = (all, { severity, rule, message, summary, examples, link } = all[0]) => html`<li class="panel"><header class=${severity === 'problem' ? 'error' : 'warn'}>${icon(severity === 'problem' ? 'alert' : 'help')}<h2>${message.replace(/^[a-z]+(?= )/, (word) => word[0].toUpperCase() + word.slice(1))}</h2>
+    ${badge(severity, severity === 'problem' ? 'error' : 'warn')}<b title="How often">${integer(all.reduce((sum, { count }) => sum + count, 0))}×</b></header>
+  <div class="body">${all.slice(0, 4).map(({ where, scope }) => html`<p class="mono where">${where}${scope ? ` · ${scope}` : ''}</p>`)}
+    ${all.length > 4 ? html`<p class="muted">and at ${integer(all.length - 4)} more places</p>` : nothing}<p class="muted">Rule <span class="mono">${rule}</span>: ${summary}.</p>
     <div class="toolbar">${examples.map((id) => html`<a class="button mono" data-row href=${`/t/${encodeURIComponent(id)}`} aria-label="Example trace ${id}">${id.slice(0, 8)}${icon('right')}</a>`)}
       ${link?.startsWith('https://opentelemetry.io/') ? html`<a class="link push" href=${link} target="_blank" rel="noreferrer noopener">What the specification says</a>` : nothing}</div></div></li>`;
 
@@ -163,7 +164,8 @@ export function sql(root, { get }) {
     if (draft) return draw();
     // The first example shows what an answer looks like.
     draft = schema.examples[0]?.query ?? '';
-    await run();
+    if (untouched()) draw();
+    else await run();
   }
 
   async function run() {
@@ -216,7 +218,7 @@ export function sql(root, { get }) {
         <div class="toolbar"><button class="primary" type="button" ?disabled=${running} @click=${submit}>${icon('play')}Run</button><span class="muted"><kbd>Ctrl</kbd><kbd>Enter</kbd></span>
           <span class="push muted" role="status">${result && !problem ? `${result.truncated ? 'the first ' : ''}${plural(result.rows.length, 'row')} in ${result.elapsed_ms.toFixed(1)} ms` : nothing}</span></div></section>
       <section class="panel" aria-label="Result">${result?.rows.length ? html`<div class="result" tabindex="0" role="region" aria-label="Rows" @scroll=${(event) => rows(event.target, result)}></div>`
-        : result ? emptyState('No rows', 'Nothing matches this query.') : problem ? nothing : skeleton(8)}</section></div>
+        : result ? emptyState('No rows', 'Nothing matches this query.') : problem ? nothing : running || !untouched() ? skeleton(8) : emptyState('Ask the store', 'Run the example above, choose another, or write a SELECT over the tables listed here.')}</section></div>
     <aside class="panel" aria-label="Examples and tables">${schema ? html`<h2>Examples</h2>${schema.examples.map(({ title, query }) => html`<button class="ghost" type="button" @click=${() => setQuery({ query })}>${title}</button>`)}
       <h2>Tables</h2>${schema.tables.map((table, i) => html`<details ?open=${!i}><summary class="mono">${table.name}</summary><p class="muted">${table.description}</p>
         ${table.columns.map(({ name, type }) => html`<button class="ghost" type="button" title="Insert ${name}" @click=${() => insert(name)}><span class="mono">${name}</span><small>${type.toLowerCase()}</small></button>`)}</details>`)}` : skeleton(12)}</aside></div>`;

@@ -8,6 +8,7 @@ import {
 
 const PAGE = 100;
 const MOST = 2000;
+
 export default function traces(root, { get }) {
   let rows;
   let scatter;
@@ -25,9 +26,9 @@ export default function traces(root, { get }) {
       // The scatter keeps the whole window, so that a brushed box stays visible in its surroundings.
       get('/api/scatter', { ...filterParams(), last: param('last') === 'all' ? '' : param('last'), min_ms: '', max_ms: '' }),
     ]);
-    const last = page.traces.at(-1)?.start_us ?? Infinity;
-    const older = reason === 'live' && !slowest() ? (rows ?? []).filter((row) => row.start_us < last) : [];
-    rows = [...page.traces, ...older].slice(0, MOST);
+    const last = page.traces.at(-1)?.listed_us ?? Infinity;
+    const older = reason === 'live' && !slowest() ? (rows ?? []).filter((row) => row.listed_us < last) : [];
+    rows = distinct([...page.traces, ...older]).slice(0, MOST);
     if (!older.length) more = page.more;
     facets = page.facets ?? {};
     scatter = dots;
@@ -38,18 +39,21 @@ export default function traces(root, { get }) {
     if (loading || !more || !rows?.length || rows.length >= MOST) return;
     loading = true;
     const asked = location.search;
-    const paging = slowest() ? { limit: 500 } : { limit: PAGE, before_us: rows.at(-1).start_us };
+    const paging = slowest() ? { limit: 500 } : { limit: PAGE, before_us: rows.at(-1).listed_us };
     try {
       // Not through `get`: a live update would abort it.
       const page = await api('/api/traces', { ...filters(), ...paging });
       if (asked !== location.search || !root.isConnected) return;
-      rows = slowest() ? page.traces : [...rows, ...page.traces];
+      rows = slowest() ? page.traces : distinct([...rows, ...page.traces]);
       more = page.more && !slowest();
       draw();
     } finally {
       loading = false;
     }
   }
+
+  /** A trace is listed by its newest span that was asked for, so an older one may list it again. */
+  const distinct = (traces) => [...new Map(traces.map((row) => [row.trace_id, row])).values()];
 
   function draw() {
     render(rows?.length === 0 && untouched() && !query().size ? welcome() : page(), root);
@@ -99,7 +103,7 @@ function narrowing(facets) {
   const [from, to, min, max] = ['from_us', 'to_us', 'min_ms', 'max_ms'].map((key) => param(key));
   const operations = param('operation') ? [] : facets.operations ?? [];
   return html`<div class="chips">${filterChips(['service', 'operation', 'kind', 'run'])}
-    ${from || to || min || max ? html`<a class="button facet" href=${href('/compare', { service: param('service'), operation: param('operation'), sel_from_us: from, sel_to_us: to, sel_min_ms: min, sel_max_ms: max })}>Compare with the rest</a>` : nothing}
+    ${from || to || min || max ? html`<a class="button facet" href=${href('/compare', { service: param('service'), operation: param('operation') || facets.operations?.[0]?.value, sel_from_us: from, sel_to_us: to, sel_min_ms: min, sel_max_ms: max })}>Compare with the rest</a>` : nothing}
     ${serviceFacets(facets.services ?? [])}
     ${operations.length > 1 ? html`<select aria-label="Operation" .value=${''} @change=${(event) => setQuery({ operation: event.target.value })}><option value="">Any operation</option>
       ${operations.map(({ value, count: n }) => html`<option value=${value}>${value} (${integer(n)})</option>`)}</select>` : nothing}</div>`;

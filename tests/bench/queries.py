@@ -185,7 +185,7 @@ def _ask(connection: http.client.HTTPConnection, each: Asked) -> None:
 
 
 def _page(port: int, stop: threading.Event) -> None:
-    """Do what an open page does: listen, and ask anew after each change, when the last answers are there."""
+    """Do what an open page does: listen, ask anew after a change, and be quiet for three times as long as that took."""
     listening = http.client.HTTPConnection(HOST, port, timeout=60)
     asking = http.client.HTTPConnection(HOST, port, timeout=60)
     try:
@@ -193,9 +193,11 @@ def _page(port: int, stop: threading.Event) -> None:
         stream = listening.getresponse()
         while not stop.is_set():
             if stream.readline().startswith(b"event: change"):
+                begun = time.monotonic()
                 for path in _LIVE_PAGE:
                     asking.request("GET", path)
                     asking.getresponse().read()
+                stop.wait(3 * (time.monotonic() - begun))
     finally:
         listening.close()
         asking.close()

@@ -23,6 +23,7 @@ STATUS = {
     *("oldest_us", "newest_us"),
 }
 ROW = {
+    "listed_us",
     *("trace_id", "root", "service", "kind", "start_us", "duration_ns", "status", "spans", "errors", "services"),
     *("code", "orphan", "logs"),
 }
@@ -177,9 +178,11 @@ async def test_hostile_parameters_are_only_values(tmp_path: Path) -> None:
         ("localhost:", None, False),
         ("localhost@evil.example:4318", None, False),
         ("", None, False),
+        (None, None, True),
+        (None, "http://evil.example", False),
     ],
 )
-def test_who_is_answered(host: str, origin: str | None, fine: bool) -> None:
+def test_who_is_answered(host: str | None, origin: str | None, fine: bool) -> None:
     """Names of loopback alone, and pages of the same port alone."""
     assert allowed(host, origin) is fine
 

@@ -34,6 +34,22 @@ async def test_a_query_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     assert (meanwhile, afterwards) == (1, [1] * 5)
 
 
+async def test_a_query_sees_one_state_of_the_store(tmp_path: Path) -> None:
+    """What arrives while it asks, such as the first span of an operation, is not half of its answer."""
+    with store_in(tmp_path) as store, (desk := Desk(store)).open():
+        store.append([spans(Sent())])
+
+        def twice(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+            before = _count(connection)
+            store.append([spans(Sent(trace=2, name="new"))])
+            return before, _count(connection)
+
+        seen = await desk.ask(twice)
+        afterwards = await desk.ask(_count)
+
+    assert (seen, afterwards) == ((1, 1), 2)
+
+
 async def test_what_the_database_refuses_is_one_line(tmp_path: Path) -> None:
     """A query that is wrong is an error of the query, and the next one is answered."""
     with store_in(tmp_path) as store, (desk := Desk(store)).open():

@@ -39,6 +39,21 @@ async def test_a_second_receiver_gets_the_same(tmp_path: Path) -> None:
     assert counts == {"to": receiver.grpc_endpoint, "sent": 3, "dropped": 0, "error": ""}
 
 
+async def test_what_is_sent_again_is_not_sent_on(tmp_path: Path) -> None:
+    """A copy of each request that was stored: a dashboard that forwards to itself does not go round for ever."""
+    collector = TelemetryStore()
+    async with (
+        receive(collector, ReceiverConfig(grpc_port=0, http_port=0)) as receiver,
+        opened(tmp_path, forward=receiver.grpc_endpoint) as at,
+    ):
+        for _ in range(3):
+            await at.send(spans(Sent(name="once")))
+        await at.send(spans(Sent(trace=2, name="last")))
+        await _until_sent(at, 2)
+
+    assert [span.name for span in collector.spans] == ["once", "last"]
+
+
 async def test_a_collector_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
     """Senders are answered as ever, why it fails is shown, and closing waits only a moment."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -50,11 +50,11 @@ class _Slow:
         self.entered = threading.Event()
         self.go = threading.Event()
 
-    def append(self, *given: Any) -> list[Outcome]:
+    def append(self, *given: Any, **named: Any) -> list[Outcome]:
         """Store, but only when told to."""
         self.entered.set()
         assert self.go.wait(20)
-        return self._store.append(*given)
+        return self._store.append(*given, **named)
 
     def retain(self) -> None:
         """Do as the store."""
@@ -64,7 +64,7 @@ class _Slow:
 class _Broken:
     """A store of which every transaction fails in a way that nobody has thought of."""
 
-    def append(self, *_: Any) -> list[Outcome]:
+    def append(self, *_: Any, **__: Any) -> list[Outcome]:
         """Fail."""
         raise ValueError("secret")
 
@@ -194,7 +194,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path
     """The answer comes as soon as the length is known; what Sanic refuses by itself is not counted."""
     async with opened(tmp_path) as at:
         reader, writer = await asyncio.open_connection("127.0.0.1", at.dashboard.receiver.http_port)
-        head = ("POST /v1/traces HTTP/1.1", "host: localhost", f"content-type: {PROTOBUF}", "content-length: 17000000")
+        head = ("POST /v1/traces HTTP/1.1", "host: localhost", f"content-type: {PROTOBUF}", "content-length: 70000000")
         writer.write("\r\n".join((*head, "", "")).encode() + bytes(100_000))
         async with asyncio.timeout(5):
             status_line = await reader.readline()
@@ -203,6 +203,17 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path
 
     assert status_line.startswith(b"HTTP/1.1 413 ")
     assert found["malformed"] == 0
+
+
+async def test_a_request_over_the_limit_is_refused_and_counted(tmp_path: Path) -> None:
+    """What may be imported is larger than what may be one request of OTLP; such a request is counted."""
+    async with opened(tmp_path) as at, httpx.AsyncClient(trust_env=False) as client:
+        url = f"{at.dashboard.url}/v1/traces"
+        answer = await client.post(url, content=bytes(17_000_000), headers={"content-type": PROTOBUF})
+        found = await at.get("/api/status")
+
+    assert answer.status_code == 413
+    assert found["malformed"] == 1
 
 
 async def test_malformed_grpc_is_refused_and_counted(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 async def _ask(store: Store, query: str, seconds: float = 5.0) -> dict[str, Any]:
     desk = Desk(store)
     with desk.open():
-        return await desk.ask(lambda connection: sql(connection, query), seconds=seconds)
+        return await desk.ask(lambda connection: sql(connection, query), seconds=seconds, at_one_time=False)
 
 
 async def test_views_have_ids_times_and_names_as_one_reads_them(store: Store) -> None:

@@ -73,7 +73,8 @@ def launched(config: DashboardConfig, summary: Summary, command: Sequence[str], 
     """
     taken = _taken(config)
     if taken is not None:
-        return known(_serving(config) if _answers(config) else _foreign(taken, summary))
+        patience = time.monotonic() + _GRACE_SECONDS
+        return lambda stop: _found(config, stop, patience) or _foreign(taken, summary)
     log = _log_path(config, environ)
     try:
         process = _spawn(command, _cleaned(environ), log)
@@ -81,6 +82,15 @@ def launched(config: DashboardConfig, summary: Summary, command: Sequence[str], 
         return known(Dashboard(said=f"not started: {oneline(error)}"))
     deadline = time.monotonic() + _START_SECONDS
     return lambda stop: _awaited(config, process, log, stop, deadline)
+
+
+def _found(config: DashboardConfig, stop: Stop, deadline: float) -> Dashboard | None:
+    """Return the dashboard that has the ports; one that another server has just started takes a moment to answer."""
+    while not _answers(config):
+        if stop.requested() or time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL_SECONDS)
+    return _serving(config)
 
 
 def _awaited(

@@ -59,7 +59,8 @@ def add_api(app: App, desk: Desk, live: Live, status: Callable[[], dict[str, Any
         return _reply(await desk.ask(lambda connection: trace.trace(connection, trace_id)))
 
     async def answer_export_of_trace(_: Request, trace_id: str) -> HTTPResponse:
-        found = await desk.ask(lambda connection: export.export_trace(connection, trace_id))
+        spans, records = await desk.ask(lambda connection: export.export_trace(connection, trace_id))
+        found = {**exchange.as_json(spans), **exchange.as_json(records)}
         return json(found, headers=_attached(f"trace-{trace_id.lower()}.json"))
 
     async def answer_import(request: Request) -> HTTPResponse:
@@ -70,7 +71,9 @@ def add_api(app: App, desk: Desk, live: Live, status: Callable[[], dict[str, Any
 
     async def answer_sql(request: Request) -> HTTPResponse:
         query = sql.read_query(request.body)
-        return _reply(await desk.ask(lambda connection: sql.sql(connection, query), seconds=sql.SECONDS))
+        return _reply(
+            await desk.ask(lambda connection: sql.sql(connection, query), seconds=sql.SECONDS, at_one_time=False)
+        )
 
     routes: dict[str, _Handler] = {
         "/api/status": answer_status,

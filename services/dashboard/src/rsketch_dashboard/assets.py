@@ -13,6 +13,7 @@ __all__ = ["PAGES", "add_assets"]
 PAGES = ("/", "/traces", "/t/<trace:str>", "/map", "/metrics", "/logs", "/compare", "/doctor", "/sql")
 """The paths of the page's views; the page itself tells them apart."""
 
+_READING = ("GET", "HEAD")
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
@@ -28,11 +29,13 @@ def add_assets(app: App) -> None:
     web = files("rsketch_dashboard") / "web"
     page = _answer(web / "index.html")
     for number, path in enumerate(PAGES):
-        app.add_route(page, path, name=f"page-{number}")
+        app.add_route(page, path, methods=_READING, name=f"page-{number}")
     for folder, prefix in ((web, ""), (web / "vendor", "vendor/")):
         for file in folder.iterdir():
             if file.is_file() and file.name != "index.html":
-                app.add_route(_answer(file), f"/assets/{prefix}{file.name}", name=f"asset-{prefix}{file.name}")
+                app.add_route(
+                    _answer(file), f"/assets/{prefix}{file.name}", methods=_READING, name=f"asset-{prefix}{file.name}"
+                )
 
 
 def _answer(file: Traversable):  # type: ignore[no-untyped-def]  # Sanic leaves its handlers without a type

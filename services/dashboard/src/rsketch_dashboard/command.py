@@ -40,8 +40,8 @@ settings, each also an option:
   RSKETCH_DASHBOARD_IDLE        end after so long without telemetry and without an open page (15m; 0 for never)
   RSKETCH_DASHBOARD_FORWARD     an OTLP/gRPC endpoint that gets a copy of everything
 
-It listens on 127.0.0.1 alone. It keeps a day, a million spans, half a million log records, two million points and half
-a gigabyte at the most, whichever is reached first, and over restarts.
+It listens on 127.0.0.1 alone. It keeps about a day, a million spans, half a million log records, two million points and
+half a gigabyte at the most, whichever is reached first, and over restarts.
 """
 _STOP_SECONDS = 10.0
 _GARBAGE_OBJECTS = 50_000

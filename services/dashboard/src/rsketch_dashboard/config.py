@@ -56,7 +56,7 @@ class DashboardConfig:
         return cls(
             grpc_port=port("RSKETCH_DASHBOARD_GRPC_PORT", given("RSKETCH_DASHBOARD_GRPC_PORT", "4317")),
             http_port=port("RSKETCH_DASHBOARD_HTTP_PORT", given("RSKETCH_DASHBOARD_HTTP_PORT", "4318")),
-            file=Path(given("RSKETCH_DASHBOARD_FILE", str(_default_file(environ)))),
+            file=Path(file) if (file := given("RSKETCH_DASHBOARD_FILE", "")) else _default_file(environ),
             idle_seconds=idle_seconds("RSKETCH_DASHBOARD_IDLE", given("RSKETCH_DASHBOARD_IDLE", "15m")),
             forward=forward_endpoint("RSKETCH_DASHBOARD_FORWARD", forward) if forward else None,
         )
@@ -93,5 +93,8 @@ def forward_endpoint(setting: str, raw: str) -> str:
 def _default_file(environ: Mapping[str, str]) -> Path:
     """Return where state belongs (https://specifications.freedesktop.org/basedir-spec/latest/)."""
     state = environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if state.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".local/state"
+    try:
+        folder = Path(state if state.startswith("/") else f"{environ.get('HOME') or '~'}/.local/state").expanduser()
+    except RuntimeError:
+        raise SettingError("RSKETCH_DASHBOARD_FILE", "a path, and needs one where the user has no home", "") from None
     return folder / "rsketch" / "dashboard.duckdb"

@@ -21,9 +21,12 @@ from rsketch_telemetry.otlp.receiver import Export, Request, Signal
 
 from rsketch_dashboard.errors import QueryError
 
-__all__ = ["as_json", "count", "line", "read"]
+__all__ = ["IMPORTED", "MOST_BYTES", "as_json", "count", "line", "read"]
 
-_MOST_BYTES = 128 * 1024 * 1024
+IMPORTED = "import"
+"""The protocol of what comes from a file: whoever imports one a second time means it."""
+MOST_BYTES = 64 * 1024 * 1024
+"""Of a file, as it is sent and once it is decompressed."""
 _GZIP = zlib.MAX_WBITS | 16
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 _SIGNALS: Final[Mapping[str, Signal]] = {
@@ -95,10 +98,10 @@ def _exports(text: bytes, where: str) -> Iterator[Export]:
         raise QueryError(f"{where}: accepts an object with {', '.join(_SIGNALS)}")
     for signal in found:
         try:
-            request = body.decode(signal, body.JSON, "", text, limit_bytes=_MOST_BYTES)
+            request = body.decode(signal, body.JSON, "", text, limit_bytes=MOST_BYTES)
         except (body.MalformedBodyError, body.OversizedBodyError):
             raise QueryError(f"{where}: its {signal.value} are not those of OTLP's JSON") from None
-        yield Export(signal=signal, request=request, protocol="http/json", headers={})
+        yield Export(signal=signal, request=request, protocol=IMPORTED, headers={})
 
 
 def _decompressed(sent: bytes, encoding: str) -> bytes:
@@ -108,13 +111,13 @@ def _decompressed(sent: bytes, encoding: str) -> bytes:
     if encoding == "gzip" or sent.startswith(b"\x1f\x8b"):
         member = zlib.decompressobj(_GZIP)
         try:
-            plain = member.decompress(sent, _MOST_BYTES + 1)
+            plain = member.decompress(sent, MOST_BYTES + 1)
         except zlib.error:
             raise QueryError("the body is not gzip") from None
-        if len(plain) <= _MOST_BYTES and (not member.eof or member.unused_data):
+        if len(plain) <= MOST_BYTES and (not member.eof or member.unused_data):
             raise QueryError("the body is not one whole gzip member")
     else:
         plain = sent
-    if len(plain) > _MOST_BYTES:
-        raise QueryError(f"the body: accepts at most {_MOST_BYTES // 2**20} MB; send it in parts")
+    if len(plain) > MOST_BYTES:
+        raise QueryError(f"the body: accepts at most {MOST_BYTES // 2**20} MB; send it in parts")
     return plain

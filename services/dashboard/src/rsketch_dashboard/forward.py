@@ -1,8 +1,8 @@
 """
 Hands on what was stored to a real collector, by a thread of its own.
 
-It is a copy: a collector that is slow or away holds nobody up. What waits for it is bounded; beyond that the newest
-goes, counted and shown.
+It is a copy: a collector that is slow or away holds nobody up. What waits for it is bounded in bytes; beyond that the
+newest goes, counted and shown. What was sent a second time is not sent on: it has been.
 """
 
 import logging
@@ -23,7 +23,7 @@ __all__ = ["Forward", "Forwarded"]
 
 _log = logging.getLogger(__name__)
 
-_QUEUE_REQUESTS = 512
+_QUEUE_BYTES = 64 * 1024 * 1024
 _TIMEOUT_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
 _END_SECONDS = 2.0
@@ -44,7 +44,9 @@ class Forward:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.counts = Forwarded()
-        self._queue: queue.Queue[Export] = queue.Queue(_QUEUE_REQUESTS)
+        self._queue: queue.SimpleQueue[tuple[Export, int]] = queue.SimpleQueue()
+        self._bytes = 0
+        self._lock = threading.Lock()
         self._ending = threading.Event()
         self._senders = {
             signal: GrpcSender(Destination(signal=signal, protocol="grpc", endpoint=endpoint)) for signal in Signal
@@ -63,20 +65,26 @@ class Forward:
             for sender in self._senders.values():
                 sender.close()
 
-    def stored(self, export: Export, _: Outcome) -> None:
-        """Queue a request that was stored."""
-        try:
-            self._queue.put_nowait(export)
-        except queue.Full:
-            self.counts.dropped += 1
+    def stored(self, export: Export, outcome: Outcome) -> None:
+        """Queue a request that was stored, if anything of it was."""
+        if not outcome.taken:
+            return
+        with self._lock:
+            if self._bytes and self._bytes + outcome.size > _QUEUE_BYTES:
+                self.counts.dropped += 1
+                return
+            self._bytes += outcome.size
+        self._queue.put((export, outcome.size))
 
     def _send_all(self) -> None:
         while not (self._ending.is_set() and self._queue.empty()):
             try:
-                export = self._queue.get(timeout=0.2)
+                export, size = self._queue.get(timeout=0.2)
             except queue.Empty:
                 continue
             self._send(export)
+            with self._lock:
+                self._bytes -= size
 
     def _send(self, export: Export) -> None:
         """Send one request until it is delivered, refused for good, or the end has come."""

@@ -21,6 +21,7 @@ import grpc
 from rsketch_telemetry.otlp.receiver import Answer, Export, PartialSuccess, Refusal
 
 from rsketch_dashboard.errors import StoreError
+from rsketch_dashboard.exchange import IMPORTED
 from rsketch_dashboard.store import Outcome, Store
 
 __all__ = ["Ingest", "Listener"]
@@ -156,7 +157,11 @@ class Ingest:
     def _append(self, batch: list[_Waiting]) -> None:
         assert self._loop is not None
         try:
-            outcomes = self._store.append([each.export.request for each in batch], [each.body for each in batch])
+            outcomes = self._store.append(
+                [each.export.request for each in batch],
+                [each.body for each in batch],
+                anew=[each.export.protocol == IMPORTED for each in batch],
+            )
         except Exception as error:  # noqa: BLE001 - whatever happens, the senders get an answer
             if not isinstance(error, StoreError):
                 _log.exception("the dashboard cannot store")

@@ -20,6 +20,7 @@ from sanic.response import json
 from rsketch_dashboard.api import add_api
 from rsketch_dashboard.assets import add_assets
 from rsketch_dashboard.config import HOST, DashboardConfig
+from rsketch_dashboard.exchange import MOST_BYTES
 from rsketch_dashboard.forward import Forward
 from rsketch_dashboard.guard import guard
 from rsketch_dashboard.ingest import Ingest
@@ -66,7 +67,13 @@ async def serve(config: DashboardConfig) -> AsyncIterator[Dashboard]:
         receiver = await stack.enter_async_context(
             receive(
                 opening.ingest,
-                ReceiverConfig(host=HOST, grpc_port=config.grpc_port, http_port=config.http_port),
+                ReceiverConfig(
+                    host=HOST,
+                    grpc_port=config.grpc_port,
+                    http_port=config.http_port,
+                    # For what is imported. A request of OTLP may have less, and one that has more is counted.
+                    wire_bytes=MOST_BYTES,
+                ),
                 extend=opening.extend,
                 refused=opening.ingest.malformed,
             )
@@ -149,7 +156,7 @@ class _Opening:
             "duplicates": contents.duplicates,
             "queue": {"bytes": queued, "limit": most},
             "forward": self._forwarded(),
-            "notices": [notice_json(notice) for notice in self.store.notices],
+            "notices": [notice_json(notice) for notice in tuple(self.store.notices)],
             "endpoints": self._endpoints(),
         }
 

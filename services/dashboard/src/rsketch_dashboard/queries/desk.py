@@ -54,14 +54,21 @@ class Desk:
             self._store.interrupt()
             self._threads.shutdown()
 
-    async def ask(self, query: Callable[[duckdb.DuckDBPyConnection], T], *, seconds: float = _SECONDS) -> T:
+    async def ask(
+        self, query: Callable[[duckdb.DuckDBPyConnection], T], *, seconds: float = _SECONDS, at_one_time: bool = True
+    ) -> T:
         """
         Return what *query* makes of a connection.
+
+        Args:
+            at_one_time: Whether all that it asks is of one state of the store; not for one that begins a transaction.
 
         Raises:
             QueryError: It took longer than *seconds*, or the database refused it.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, query, seconds)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._answer, query, seconds, at_one_time
+        )
 
     async def each(self, query: Callable[[Reading], Iterator[T]]) -> AsyncIterator[T]:
         """Yield what *query* makes of connections, one after another as they are asked for."""
@@ -70,13 +77,21 @@ class Desk:
         while (item := await loop.run_in_executor(self._threads, next, found, None)) is not None:
             yield item
 
-    def _answer(self, query: Callable[[duckdb.DuckDBPyConnection], T], seconds: float) -> T:
+    def _answer(
+        self,
+        query: Callable[[duckdb.DuckDBPyConnection], T],
+        seconds: float,
+        at_one_time: bool,  # noqa: FBT001
+    ) -> T:
         with self._store.reading() as connection:
             late = threading.Timer(seconds, connection.interrupt)
             late.daemon = True
             late.start()
             try:
-                connection.execute(_OPERATIONS)
+                if at_one_time:
+                    # Else a row may be of an operation that came after the copy, or of a segment that has gone.
+                    connection.begin()
+                    connection.execute(_OPERATIONS)
                 return query(connection)
             except duckdb.InterruptException:
                 raise QueryError(f"it took longer than {seconds:g} s and was given up") from None

@@ -15,7 +15,7 @@ __all__ = ["doctor"]
 Json = dict[str, Any]
 _Item = TypeVar("_Item", Span, MetricPoint, LogRecord)
 
-_ITEMS = 3000
+_ITEMS = 1000
 _LISTED = 100
 _EXAMPLES = 3
 _UNDER_WAY_NS = 60 * 10**9

@@ -9,7 +9,6 @@ import duckdb
 from google.protobuf.message import Message
 
 from rsketch_dashboard.errors import NotFoundError
-from rsketch_dashboard.exchange import as_json
 from rsketch_dashboard.queries.parameters import Parameters, ids
 from rsketch_dashboard.queries.spans import Selection, select
 from rsketch_dashboard.store import restore
@@ -28,21 +27,20 @@ _TRACES = 20_000
 _TRACES_TOGETHER = 200
 
 
-def export_trace(connection: _Connection, text: str) -> dict[str, Any]:
+def export_trace(connection: _Connection, text: str) -> tuple[Message, Message]:
     """
-    Return a trace with its log records as one object.
+    Return the spans and the log records of a trace.
 
     Raises:
         QueryError: It is no trace id.
         NotFoundError: Neither a span nor a log record of it is here.
     """
     number = ids(text, 32)
-    with _at_one_time(connection):
-        spans = as_json(restore.spans(connection, "s.trace_id = ?::UHUGEINT", [number]))
-        logs = as_json(restore.logs(connection, "l.trace_id = ?::UHUGEINT", [number]))
-    if not spans and not logs:
+    spans = restore.spans(connection, "s.trace_id = ?::UHUGEINT", [number])
+    logs = restore.logs(connection, "l.trace_id = ?::UHUGEINT", [number])
+    if not spans.ByteSize() and not logs.ByteSize():
         raise NotFoundError("this trace is not here: it may not have arrived yet, or be gone")
-    return {**spans, **logs}
+    return spans, logs
 
 
 def export(reading: Reading, asked: Parameters) -> Iterator[Message]:

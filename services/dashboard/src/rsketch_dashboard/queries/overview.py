@@ -124,11 +124,13 @@ def _rolled_up(connection: duckdb.DuckDBPyConnection, asked: Parameters, window:
     rows = connection.execute(
         """
         SELECT service, name, kind, minute, count, errors, max_ns, map_keys(buckets), map_values(buckets) FROM red
-        WHERE minute >= ? AND minute < ? AND kind IN (2, 5) AND (? = '' OR service = ?) AND (? = '' OR name = ?)
+        WHERE minute >= ? AND minute < ? AND kind IN (2, 5) AND (? = -1 OR kind = ?)
+        AND (? = '' OR service = ?) AND (? = '' OR name = ?)
         """,
         [
             window.from_us // _MINUTE_US,
             -(-window.to_us // _MINUTE_US),
+            *([KINDS.index(asked.kind) if asked.kind else -1] * 2),
             *(asked.service, asked.service, asked.operation, asked.operation),
         ],
     ).fetchall()

@@ -147,7 +147,10 @@ def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise QueryError("query: accepts one SELECT, and nothing that changes or explains anything")
     row = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query]).fetchone()
-    parsed = json.loads(row[0]) if row else {"error": True}
+    try:
+        parsed = json.loads(row[0]) if row else {"error": True}
+    except RecursionError:
+        raise QueryError("query: is nested too deeply") from None
     if parsed.get("error"):
         raise QueryError(f"query: accepts one SELECT: {str(parsed.get('error_message', ''))[:200]}")
     for node in _nodes(parsed):
@@ -313,4 +316,8 @@ def read_query(body: bytes) -> str:
     query = said.get("query") if isinstance(said, dict) else None
     if not isinstance(query, str) or not query.strip():
         raise QueryError('accepts a JSON object such as {"query": "SELECT 1"}')
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise QueryError("query: accepts text that UTF-8 can hold") from None
     return query

@@ -60,7 +60,14 @@ _SHORT_LOG = 1024 * 1024
 _NOTICES = 50
 _FULL = ("No space left on device", "Disk quota exceeded", "Could not write all bytes", "File too large")
 _LOCKED = "Could not set lock"
-_DAMAGED = ("not a valid DuckDB", "Could not read enough bytes", "Corrupt database", "checksum", "external extensions")
+_DAMAGED = (
+    "not a valid DuckDB",
+    "Could not read enough bytes",
+    "Corrupt database",
+    "checksum",
+    "external extensions",
+    "version number",
+)
 _READERS_SECONDS = 30.0
 _REMEMBERED_REQUESTS = 4096
 
@@ -136,12 +143,15 @@ class Store:
         except duckdb.Error as error:
             raise StoreError(f"{path}: {_first_line(error)}") from error
 
-    def append(self, requests: Sequence[Request], bodies: Sequence[bytes] | None = None) -> list[Outcome]:
+    def append(
+        self, requests: Sequence[Request], bodies: Sequence[bytes] | None = None, *, anew: Sequence[bool] | None = None
+    ) -> list[Outcome]:
         """
         Store the items of several requests in one transaction; return what became of each.
 
         Args:
             bodies: The same requests encoded, from who has them.
+            anew: For each whether it is taken even where it was taken before.
 
         Raises:
             StoreError: Nothing was stored.
@@ -150,7 +160,10 @@ class Store:
         digests = [hash(body) for body in bodies]
         # A sender whose answer was lost sends the same bytes again.
         first = {digest: at for at, digest in reversed(list(enumerate(digests)))}
-        fresh = [digest not in self._seen and first[digest] == at for at, digest in enumerate(digests)]
+        fresh = [
+            (anew is not None and anew[at]) or (digest not in self._seen and first[digest] == at)
+            for at, digest in enumerate(digests)
+        ]
 
         def work() -> list[Outcome]:
             several = zip(requests, bodies, fresh, strict=True)
@@ -167,9 +180,14 @@ class Store:
                 self._short = True
                 self._say_full()
             raise StoreError(f"cannot store: {_first_line(error)}") from error
-        self._duplicates += fresh.count(False)
+        self._count_duplicates(fresh.count(False))
         self._remember(digests)
         return outcomes
+
+    def _count_duplicates(self, number: int) -> None:
+        if number and not self._duplicates:
+            self.notice("info", "a request came a second time, byte by byte the same, and was taken once")
+        self._duplicates += number
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -237,6 +255,11 @@ class Store:
 
     def _open(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._connect()
+        self._sequence = self._next_sequence()
+        self._bytes = self._used_bytes()
+
+    def _connect(self) -> None:
         self._connection = self._connected()
         self._segments = {name: Segments(self._connection, family) for name, family in self._families.items()}
         # A file that is there is not written to: on a full disk what is in it can still be looked at.
@@ -244,8 +267,6 @@ class Store:
             self._written(self._begin)
         if not readable.is_current(self._connection):
             self._written(lambda: readable.renew(self._connection))
-        self._sequence = self._next_sequence()
-        self._bytes = self._used_bytes()
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         try:
@@ -347,8 +368,7 @@ class Store:
             with suppress(duckdb.Error):
                 self._connection.close()
             try:
-                self._connection = self._connected()
-                self._segments = {name: Segments(self._connection, family) for name, family in self._families.items()}
+                self._connect()
             except duckdb.Error as error:
                 raise StoreError(f"{self.path}: {_first_line(error)}") from error
             finally:

@@ -45,9 +45,9 @@ def encoded(value: AnyValue) -> tuple[str, str, bytes | None]:
         case "bool_value":
             return "true" if value.bool_value else "false", "b", None
         case "double_value":
-            return repr(value.double_value), "d", None
+            return _text_of(value.double_value), "d", None
         case _:
-            return json.dumps(plain(value), ensure_ascii=False), "j", value.SerializeToString()
+            return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")), "j", value.SerializeToString()
 
 
 def decoded(text: str, kind: str, raw: bytes | None) -> AnyValue:
@@ -88,6 +88,11 @@ def pairs_as_json(pairs: Iterable[KeyValue]) -> str:
 
 def _integer(value: int) -> Json:
     return value if abs(value) <= _EXACT else str(value)
+
+
+def _text_of(value: float) -> str:
+    """Return a double as the page writes it, so that it is found again by that: 1.0 is `1` there."""
+    return str(int(value)) if value.is_integer() and 0 < abs(value) < _EXACT else repr(value)
 
 
 def _number(value: float) -> Json:

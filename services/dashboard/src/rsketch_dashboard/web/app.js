@@ -180,11 +180,7 @@ function drawBars() {
   const status = shell.status ?? {};
   const bar = (key, level, line) => dismissed.has(key) ? nothing : html`<div class="bar ${level}">${icon('alert')}<span>${line}</span>
     <button class="ghost icon-only" type="button" aria-label="Dismiss" @click=${() => { dismissed.add(key); drawBars(); }}>${icon('close')}</button></div>`;
-  const losses = ['refused', 'rejected', 'malformed', 'dropped'].map((key) => {
-    const value = status[key] ?? 0;
-    const total = typeof value === 'object' ? Object.values(value).reduce((a, b) => a + b, 0) : value;
-    return total ? `${integer(total)} ${key}` : '';
-  }).filter(Boolean).join(', ');
+  const losses = ['refused', 'rejected', 'malformed'].filter((key) => status[key]).map((key) => `${integer(status[key])} ${key}`).join(', ');
   render(html`${problem ? html`<div class="bar error" role="alert">${icon('alert')}<span>${problem}</span><button type="button" @click=${() => update('mount')}>Retry</button></div>` : nothing}
     ${losses ? bar(losses, 'warning', `Not everything was stored: ${losses}.`) : nothing}
     ${(status.notices ?? []).slice(-3).map((notice) => bar(`${notice.at_us}${notice.text}`, notice.level, notice.text))}`, $('bars'));

@@ -18,7 +18,8 @@ export default function metrics(root, { get }) {
     loaded = true;
     const name = chosen();
     draw();
-    if (name) data = await get('/api/metric', { name, service: param('service'), group: param('group'), ...windowParams('15m') });
+    // One that a link names may not have arrived yet.
+    if (list.some((each) => each.name === name)) data = await get('/api/metric', { name, service: param('service'), group: param('group'), ...windowParams('15m') });
     draw();
   }
 

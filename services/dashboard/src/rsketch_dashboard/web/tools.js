@@ -86,7 +86,7 @@ async function askRuns(get) {
 
 function runs({ runs, a, b, rows }) {
   const line = (run) => [run.service, dateTime(run.first_us).slice(0, -4), run.version, run.revision?.slice(0, 7)].filter(Boolean).join(' · ');
-  const pick = (label, name, run) => html`<section class="panel run">${choice(label, runs.map((each) => [each.run, line(each)]), run?.run, (value) => setQuery({ a: a?.run, b: b.run, [name]: value }))}
+  const pick = (label, name, run) => html`<section class="panel run">${choice(label, runs.map((each) => [each.run, line(each)]), run?.run, (value) => setQuery({ a: param('a', a?.run), b: param('b', b.run), [name]: value }))}
     <span class="muted">${run ? `${plural(run.spans, 'span')}, ${plural(run.errors, 'error')}` : nothing}</span></section>`;
   const told = [['slower', 'slower'], ['faster', 'faster'], ['same', 'about the same'], ['', 'too few to tell']].map(([what, words]) => [rows?.filter((row) => turn(row) === what).length, words]);
   return html`<div class="columns">${pick('Before', 'a', a)}${pick('After', 'b', b)}</div><section class="panel">

@@ -229,7 +229,7 @@ def _called(trace: str, parent: str, at: int, ms: float, rpc: str, failed: bool)
         at=at,
         ms=ms,
         kind="CLIENT",
-        attributes={**attributes, "rpc.response.status_code": "FAILED_PRECONDITION" if failed else "OK"},
+        attributes={**attributes, "rpc.status_code": "FAILED_PRECONDITION" if failed else "OK"},
         error="out of stock" if failed else None,
     )
 
@@ -249,7 +249,7 @@ def _answered(trace: str, parent: str, at: int, ms: float, rpc: str, region: str
         attributes={
             "rpc.system.name": "grpc",
             "rpc.method": rpc,
-            "rpc.response.status_code": "FAILED_PRECONDITION" if failed else "OK",
+            "rpc.status_code": "FAILED_PRECONDITION" if failed else "OK",
             "shop.region": region,
         },
         events=[raised] if failed else [event("authorized", at + round(0.02 * ms * _MS), {"user.role": "customer"})],

@@ -24,6 +24,7 @@ STATUS = {
 }
 ROW = {
     "listed_us",
+    "listed_ns",
     *("trace_id", "root", "service", "kind", "start_us", "duration_ns", "status", "spans", "errors", "services"),
     *("code", "orphan", "logs"),
 }

@@ -80,7 +80,7 @@ def test_traces_are_paged_by_their_time(tmp_path: Path) -> None:
         while more:
             found = ask(store, traces, limit="6", **before)
             pages.append([int(row["trace_id"], 16) for row in found["traces"]])
-            before, more = {"before_us": str(found["traces"][-1]["listed_us"])}, found["more"]
+            before, more = {"before_ns": found["traces"][-1]["listed_ns"]}, found["more"]
 
     assert pages == [list(range(20, 14, -1)), list(range(14, 8, -1)), list(range(8, 2, -1)), [2, 1]]
 
@@ -91,7 +91,7 @@ def test_a_page_after_a_long_trace_skips_nothing(tmp_path: Path) -> None:
         _mixed(store)
         store.append([spans(Sent(trace=99, id=1), Sent(trace=99, id=2, parent=1, at=60 * SECOND))])
         first = ask(store, traces, limit="1")
-        second = ask(store, traces, limit="1", before_us=str(first["traces"][0]["listed_us"]))
+        second = ask(store, traces, limit="1", before_ns=first["traces"][0]["listed_ns"])
 
     assert [row["trace_id"] for row in first["traces"]] == [trace_id(99)]
     assert [row["trace_id"] for row in second["traces"]] == [trace_id(20)]
@@ -145,7 +145,8 @@ def test_a_row_is_of_the_whole_trace(tmp_path: Path) -> None:
         "code": "503",
         "orphan": False,
         "logs": 1,
-        "listed_us": NOW // 1000 + 1,
+        "listed_us": NOW // 1000,
+        "listed_ns": str(NOW + 20),
     }
 
 

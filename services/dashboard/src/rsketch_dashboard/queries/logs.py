@@ -73,8 +73,8 @@ def _select(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Selecti
 
 def _paged(found: Selection, asked: Parameters) -> Selection:
     page = Selection(list(found.conditions), list(found.parameters))
-    if asked.before_us is not None:
-        page.add("l.time_ns < ?", asked.before_us * 1000)
+    if asked.before_ns is not None:
+        page.add("l.time_ns < ?", asked.before_ns)
     if after := asked.whole("after_us"):
         page.add("l.time_ns > ?", after * 1000)
     return page

@@ -12,7 +12,8 @@ __all__ = ["Parameters", "Window", "ids"]
 
 _SPAN = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smhd])")
 _UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_MOST_US = 2**63 // 1000 - 1
+_MOST_NS = 2**63 - 1
+_MOST_US = _MOST_NS // 1000 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Parameters:
     Attributes:
         window: None for everything that is stored.
         attributes: Keys with the value that each must have, None for any.
-        before_us: Only what is older, for paging.
+        before_ns: Only what is older, for paging: `before_ns`, or `before_us` for who has no more than that.
         health: Whether probes are among it.
         others: Whatever a single view understands, by name.
     """
@@ -61,7 +62,7 @@ class Parameters:
     run: str = ""
     health: bool = False
     limit: int = 50
-    before_us: int | None = None
+    before_ns: int | None = None
     others: Mapping[str, str]
 
     @classmethod
@@ -92,7 +93,7 @@ class Parameters:
             run=one.get("run", ""),
             health=one.get("health", "") in ("1", "true"),
             limit=whole(one, "limit", limit, high=1000),
-            before_us=whole(one, "before_us", 0, high=_MOST_US) or None,
+            before_ns=whole(one, "before_ns", whole(one, "before_us", 0, high=_MOST_US) * 1000, high=_MOST_NS) or None,
             others=one,
         )
 

@@ -55,8 +55,8 @@ def select(connection: duckdb.DuckDBPyConnection, asked: Parameters, *, entries:
         found.add("s.entry")
     if asked.window:
         found.add("s.start_ns >= ? AND s.start_ns < ?", *_ns(asked.window))
-    if asked.before_us is not None:
-        found.add("s.start_ns < ?", asked.before_us * 1000)
+    if asked.before_ns is not None:
+        found.add("s.start_ns < ?", asked.before_ns)
     if asked.min_ms is not None:
         found.add("s.duration_ns >= ?", round(asked.min_ms * 1e6))
     if asked.max_ms is not None:

@@ -32,16 +32,13 @@ def traces(connection: duckdb.DuckDBPyConnection, asked: Parameters) -> Json:
     shown = rows_of(connection, list(listed)[: asked.limit])
     for row in shown:
         # The next page begins there: the trace itself may have begun long before the span that it is listed by.
-        row["listed_us"] = listed[int(row["trace_id"], 16)]
+        start_ns = listed[int(row["trace_id"], 16)]
+        row |= {"listed_us": start_ns // 1000, "listed_ns": str(start_ns)}
     return {"traces": shown, "more": len(listed) > asked.limit, **_facets(connection, asked, found)}
 
 
 def _listed(connection: duckdb.DuckDBPyConnection, found: Selection, order: str, wanted: int) -> dict[int, int]:
-    """
-    Return the first *wanted* traces in the order of their entry spans, each with the start of that, in microseconds.
-
-    It is rounded up, so that a page that begins there has what began within the same microsecond.
-    """
+    """Return the first *wanted* traces in the order of their entry spans, each with the start of that one."""
     most, listed = _CANDIDATES * wanted, dict[int, int]()
     while len(listed) < wanted and most <= _MOST_CANDIDATES * wanted:
         rows = connection.execute(
@@ -49,7 +46,7 @@ def _listed(connection: duckdb.DuckDBPyConnection, found: Selection, order: str,
         ).fetchall()
         listed = {}
         for trace, start_ns in rows:
-            listed.setdefault(trace, -(-start_ns // 1000))
+            listed.setdefault(trace, start_ns)
         if len(rows) < most:
             break
         most *= 8

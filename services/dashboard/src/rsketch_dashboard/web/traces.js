@@ -39,7 +39,7 @@ export default function traces(root, { get }) {
     if (loading || !more || !rows?.length || rows.length >= MOST) return;
     loading = true;
     const asked = location.search;
-    const paging = slowest() ? { limit: 500 } : { limit: PAGE, before_us: rows.at(-1).listed_us };
+    const paging = slowest() ? { limit: 500 } : { limit: PAGE, before_ns: rows.at(-1).listed_ns };
     try {
       // Not through `get`: a live update would abort it.
       const page = await api('/api/traces', { ...filters(), ...paging });

@@ -8,7 +8,7 @@ from recording import Recording, attributes
 from rsketch_telemetry import annotate, annotations
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
-from rsketch_telemetry.recorder import SdkRecorder
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 REQUEST = http_request(method="GET", scheme="http", path="/")
 
@@ -22,7 +22,7 @@ class _Serving(Recording):
 
     def __enter__(self) -> "_Serving":
         self._call = self.recorder.http_server(REQUEST, Context())
-        self._token = context_api.attach(self._call.context)
+        self._token = context_api.attach(self._call.inner)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,7 +30,7 @@ class _Serving(Recording):
         context_api.detach(self._token)
 
     def end(self) -> None:
-        self._call.end(HttpOutcome(status_code=200))
+        self._call.finish(HttpOutcome(status_code=200))
 
     def said(self, name: str = "GET") -> dict[str, object]:
         (span,) = (span for span in self.spans.get_finished_spans() if span.name == name)
@@ -43,9 +43,9 @@ async def test_annotations_reach_the_server_span_from_any_depth() -> None:
         annotate(inner=1)
         called = RpcCall(method="a.B/C", server_address="b.example")
         client = serving.recorder.rpc_client(called, context_api.get_current())
-        token = context_api.attach(client.context)
+        token = context_api.attach(client.inner)
         annotate(in_call=True)
-        client.end(RpcOutcome(status_code="OK"))
+        client.finish(RpcOutcome(status_code="OK"))
         context_api.detach(token)
         await asyncio.create_task(_annotating("task"))
         await asyncio.to_thread(annotate, thread=2.5)

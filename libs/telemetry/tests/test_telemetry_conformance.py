@@ -16,11 +16,11 @@ from rsketch_telemetry.conformance import RULES, Allowances, Violation, check
 from rsketch_telemetry.conformance.contract import parse
 from rsketch_telemetry.conformance.habits import RULES_OF_MANY
 from rsketch_telemetry.conformance.report import Report, line
-from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, captured, http_request
+from rsketch_telemetry.facts import HttpOutcome, Peer, RpcCall, RpcOutcome, captured, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.logs import OtlpHandler
 from rsketch_telemetry.otlp.model import Event, LogRecord, MetricPoint, Resource, Scope, Span, Value
-from rsketch_telemetry.recorder import SdkRecorder
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 HTTP, SERVED, CALLED = "http.server.request.duration", "rpc.server.call.duration", "rpc.client.call.duration"
 SETTINGS = InstrumentorSettings(opt_in_metrics=frozenset({"http.server.active_requests"}))
@@ -90,23 +90,23 @@ def _requests(recorder: SdkRecorder) -> None:
     kept = captured("http.request.header.", [("X-Shop", "a"), ("Cookie", "b")], {"x-shop", "cookie"})
     plain = http_request(method="GET", path="/users/12", query="page=2&token=x", headers=kept, **seen)  # type: ignore[arg-type]  # mypy: the values of a dict have one type
     strange = http_request(method="BREW", path="/pot", **seen)  # type: ignore[arg-type]  # likewise
-    recorder.http_server(plain, Context()).end(HttpOutcome(status_code=200, route="/users/<id:int>"))
-    recorder.http_server(plain, Context()).end(HttpOutcome(status_code=404))
-    recorder.http_server(strange, Context()).end(HttpOutcome(status_code=405))
+    recorder.http_server(plain, Context()).finish(HttpOutcome(status_code=200, route="/users/<id:int>"))
+    recorder.http_server(plain, Context()).finish(HttpOutcome(status_code=404))
+    recorder.http_server(strange, Context()).finish(HttpOutcome(status_code=405))
     failed = HttpOutcome(status_code=500, route="/users/<id:int>", exception=KeyError("id"))
-    recorder.http_server(plain, Context()).end(failed)
+    recorder.http_server(plain, Context()).finish(failed)
 
 
 def _calls(recorder: SdkRecorder) -> None:
     served = RpcCall(method="shop.v1.Till/Pay")
-    recorder.rpc_server(served, Context()).end(RpcOutcome(status_code="OK", peer_address="::1", peer_port=4712))
-    recorder.rpc_server(served, Context()).end(RpcOutcome(status_code="NOT_FOUND"))
-    recorder.rpc_server(served, Context()).end(RpcOutcome(status_code="UNKNOWN", exception=ValueError("no")))
+    recorder.rpc_server(served, Context()).finish(RpcOutcome(status_code="OK", peer=Peer("::1", 4712)))
+    recorder.rpc_server(served, Context()).finish(RpcOutcome(status_code="NOT_FOUND"))
+    recorder.rpc_server(served, Context()).finish(RpcOutcome(status_code="UNKNOWN", exception=ValueError("no")))
     strange = RpcCall(method="_OTHER", method_original="shop.v1.Till/Steal")
-    recorder.rpc_server(strange, Context()).end(RpcOutcome(status_code="UNIMPLEMENTED"))
+    recorder.rpc_server(strange, Context()).finish(RpcOutcome(status_code="UNIMPLEMENTED"))
     called = RpcCall(method="shop.v1.Till/Pay", server_address="till.example", server_port=50051)
-    recorder.rpc_client(called, Context()).end(RpcOutcome(status_code="OK"))
-    recorder.rpc_client(called, Context()).end(RpcOutcome(status_code="NOT_FOUND", exception=KeyError("till")))
+    recorder.rpc_client(called, Context()).finish(RpcOutcome(status_code="OK"))
+    recorder.rpc_client(called, Context()).finish(RpcOutcome(status_code="NOT_FOUND", exception=KeyError("till")))
 
 
 def test_a_good_run_breaks_no_rule(good: Telemetry) -> None:

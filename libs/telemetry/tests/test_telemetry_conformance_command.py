@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 from rsketch_telemetry.__main__ import main
 from rsketch_telemetry.facts import HttpOutcome, http_request
-from rsketch_telemetry.recorder import SdkRecorder
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 COMMAND = (sys.executable, "-m", "rsketch_telemetry", "check")
 ANY_PORT = ("--grpc-port", "0", "--http-port", "0")
@@ -121,7 +121,7 @@ def test_clean_telemetry_passes() -> None:
         reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{checking.http}/v1/metrics"))
         meters = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
         recorder = SdkRecorder("rsketch_telemetry.test", tracer_provider=tracers, meter_provider=meters)
-        recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200, route="/users/<id:int>"))
+        recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=200, route="/users/<id:int>"))
         tracers.shutdown()
         meters.shutdown()
         status, out, err = checking.stopped(signal.SIGTERM)

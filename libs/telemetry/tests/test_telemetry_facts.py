@@ -67,7 +67,7 @@ def test_request_attributes_are_those_of_the_conventions() -> None:
         "network.peer.port": 4711,
         "user_agent.original": "curl/8",
     }
-    assert request.metric_attributes() == {
+    assert request.kind.metric_attributes() == {
         "http.request.method": "GET",
         "url.scheme": "https",
         "network.protocol.version": "1.1",
@@ -80,15 +80,15 @@ def test_an_unknown_method_is_other_and_its_span_http() -> None:
 
     assert request.attributes()["http.request.method"] == "_OTHER"
     assert request.attributes()["http.request.method_original"] == "FOO"
-    assert "http.request.method_original" not in request.metric_attributes()
-    assert request.span_name("/a/<b>") == "HTTP /a/<b>"
-    assert request.span_name() == "HTTP"
+    assert "http.request.method_original" not in request.kind.metric_attributes()
+    assert request.kind.span_name("/a/<b>") == "HTTP /a/<b>"
+    assert request.kind.span_name() == "HTTP"
 
 
 def test_a_span_is_named_by_its_route_and_never_by_its_path() -> None:
     """Without a route the method stands alone."""
-    assert _request(path="/users/12").span_name() == "GET"
-    assert _request(path="/users/12").span_name("/users/<id:int>") == "GET /users/<id:int>"
+    assert _request(path="/users/12").kind.span_name() == "GET"
+    assert _request(path="/users/12").kind.span_name("/users/<id:int>") == "GET /users/<id:int>"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What gRPC's targets and peers mean."""
 
 import pytest
-from rsketch_telemetry._grpc_target import peer_endpoint, target_endpoint
+from rsketch_telemetry._grpc_target import peer_of, target_endpoint
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,6 @@ def test_target_without_one_endpoint_is_its_own_address(target: str) -> None:
 )
 def test_peer_is_address_and_port(peer: str, endpoint: tuple[str | None, int | None]) -> None:
     """A peer is taken apart; one without an address yields none."""
-    assert peer_endpoint(peer) == endpoint
+    found = peer_of(peer)
+
+    assert (found.address, found.port) == endpoint

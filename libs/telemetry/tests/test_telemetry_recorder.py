@@ -12,7 +12,8 @@ from rsketch_telemetry import Telemetry, access, semconv
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, HttpOutcome, RpcCall, RpcOutcome, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import SdkRecorder, guarded
+from rsketch_telemetry.recorder import guarded
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_version="1.1", host="shop.example:80")
 RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server_port=50051)
@@ -56,7 +57,7 @@ def test_an_http_request_is_one_server_span_and_one_duration() -> None:
     """Span and metric agree in duration and in what they say of the outcome; the exemplar points to the span."""
     recorded = _Recorded()
     call = recorded.recorder.http_server(REQUEST, Context())
-    call.end(HttpOutcome(status_code=200, route="/users/<id:int>"))
+    call.finish(HttpOutcome(status_code=200, route="/users/<id:int>"))
     span, point = recorded.span, recorded.point
     assert span.instrumentation_scope is not None
 
@@ -77,9 +78,12 @@ def test_an_http_request_is_one_server_span_and_one_duration() -> None:
 @pytest.mark.parametrize(
     ("record", "name"),
     [
-        (lambda r: r.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200)), "http.server.request.duration"),
-        (lambda r: r.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK")), "rpc.server.call.duration"),
-        (lambda r: r.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK")), "rpc.client.call.duration"),
+        (
+            lambda r: r.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=200)),
+            "http.server.request.duration",
+        ),
+        (lambda r: r.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code="OK")), "rpc.server.call.duration"),
+        (lambda r: r.rpc_client(RPC, Context()).finish(RpcOutcome(status_code="OK")), "rpc.client.call.duration"),
     ],
 )
 def test_durations_are_in_seconds_with_the_buckets_of_the_conventions(
@@ -102,7 +106,7 @@ def test_a_server_error_says_so_on_span_and_metric_and_leaves_one_exception_reco
     """The exception is one log record in the span's context, without the credential in its text."""
     recorded = _Recorded()
     call = recorded.recorder.http_server(REQUEST, Context())
-    call.end(HttpOutcome(status_code=500, route="/a", exception=KeyError("password=hunter22")))
+    call.finish(HttpOutcome(status_code=500, route="/a", exception=KeyError("password=hunter22")))
     ((event, said),) = recorded.events
 
     assert recorded.span.status.status_code is StatusCode.ERROR
@@ -118,8 +122,8 @@ def test_only_the_first_end_counts() -> None:
     """A second end changes nothing and records nothing."""
     recorded = _Recorded()
     call = recorded.recorder.http_server(REQUEST, Context())
-    call.end(HttpOutcome(status_code=200, route="/a"))
-    call.end(HttpOutcome(status_code=500, route="/b", exception=KeyError()))
+    call.finish(HttpOutcome(status_code=200, route="/a"))
+    call.finish(HttpOutcome(status_code=500, route="/b", exception=KeyError()))
 
     assert recorded.span.name == "GET /a"
     assert recorded.point.count == 1
@@ -137,8 +141,8 @@ def test_only_the_first_end_counts() -> None:
 def test_rpc_status_by_side(status: str, server: StatusCode, client: StatusCode) -> None:
     """The caller's mistake is an error of the caller's span alone."""
     served, made = _Recorded(), _Recorded()
-    served.recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code=status))
-    made.recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code=status))
+    served.recorder.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code=status))
+    made.recorder.rpc_client(RPC, Context()).finish(RpcOutcome(status_code=status))
 
     assert (served.span.kind, served.span.status.status_code) == (SpanKind.SERVER, server)
     assert (made.span.kind, made.span.status.status_code) == (SpanKind.CLIENT, client)
@@ -149,9 +153,9 @@ def test_the_call_is_the_parent_of_what_happens_in_its_context() -> None:
     """The context of a call holds its span."""
     recorded = _Recorded()
     call = recorded.recorder.rpc_server(SERVED, Context())
-    call.end(RpcOutcome(status_code="OK"))
+    call.finish(RpcOutcome(status_code="OK"))
 
-    assert get_current_span(call.context).get_span_context() == recorded.span.context
+    assert get_current_span(call.inner).get_span_context() == recorded.span.context
 
 
 class _Raising(SpanProcessor):
@@ -174,7 +178,7 @@ def test_a_failing_processor_reaches_no_caller(at_start: bool, caplog: pytest.Lo
     recorder = guarded(recorded.recorder)
     for _ in range(3):
         call = recorder.http_server(REQUEST, Context())
-        call.end(HttpOutcome(status_code=200))
+        call.finish(HttpOutcome(status_code=200))
 
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
@@ -197,7 +201,7 @@ def test_a_failure_that_repeats_is_said_once(caplog: pytest.LogCaptureFixture) -
 def test_access_lines_are_off_until_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     """An application's log gets no line of ours unless it sets the logger's level."""
     caplog.set_level(logging.INFO)
-    _Recorded().recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
+    _Recorded().recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=200))
 
     assert caplog.records == []
 
@@ -206,9 +210,9 @@ def test_access_lines_are_one_a_call(caplog: pytest.LogCaptureFixture) -> None:
     """Both protocols get one line for a call served, a warning where it failed, and none for a call made."""
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
     recorder = _Recorded().recorder
-    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
-    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK"))
-    recorder.rpc_client(RPC, Context()).end(RpcOutcome(status_code="OK"))
+    recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=503))
+    recorder.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code="OK"))
+    recorder.rpc_client(RPC, Context()).finish(RpcOutcome(status_code="OK"))
     lines = [(record.levelname, record.getMessage().rpartition(" ms")[0]) for record in caplog.records]
 
     assert [(level, line.rpartition(" ")[0]) for level, line in lines] == [
@@ -222,10 +226,10 @@ def test_access_lines_of_failures_remain_at_level_warning(caplog: pytest.LogCapt
     """Whoever sets the logger to WARNING reads of calls that failed, for both protocols."""
     caplog.set_level(logging.WARNING, access.LOGGER_NAME)
     recorder = _Recorded().recorder
-    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
-    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
-    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="OK"))
-    recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="INTERNAL"))
+    recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=200))
+    recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=503))
+    recorder.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code="OK"))
+    recorder.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code="INTERNAL"))
 
     assert [record.getMessage().split()[-3] for record in caplog.records] == ["503", "INTERNAL"]
 
@@ -246,8 +250,8 @@ def test_access_lines_begin_at_the_level_given(
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
     telemetry, recorder = Telemetry(None), _Recorded().recorder
     telemetry.log_access(level)
-    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=200))
-    recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=503))
+    recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=200))
+    recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=503))
     assert ([record.levelname for record in caplog.records], telemetry.access_log) == (shown, on)
 
     telemetry.access_log = not on
@@ -258,7 +262,7 @@ def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     """Control characters in a path are escaped in the access line."""
     caplog.set_level(logging.INFO, access.LOGGER_NAME)
     request = http_request(method="GET", scheme="http", path="/a\nb")
-    _Recorded().recorder.http_server(request, Context()).end(HttpOutcome(status_code=None))
+    _Recorded().recorder.http_server(request, Context()).finish(HttpOutcome(status_code=None))
 
     assert caplog.records[0].getMessage().startswith("GET /a\\nb - ")
 
@@ -270,7 +274,7 @@ async def test_calls_in_parallel_do_not_mix() -> None:
     async def serve(status: int) -> None:
         call = recorded.recorder.http_server(REQUEST, Context())
         await asyncio.sleep(0.01)
-        call.end(HttpOutcome(status_code=status))
+        call.finish(HttpOutcome(status_code=status))
 
     await asyncio.gather(serve(200), serve(404))
     spans = recorded.spans.get_finished_spans()
@@ -282,7 +286,7 @@ def test_an_exception_record_has_a_body_for_people() -> None:
     """The body names the exception and its message, without the credential in it."""
     recorded = _Recorded()
     call = recorded.recorder.rpc_server(SERVED, Context())
-    call.end(RpcOutcome(status_code="UNKNOWN", exception=ValueError("token=abcdef99 is odd")))
+    call.finish(RpcOutcome(status_code="UNKNOWN", exception=ValueError("token=abcdef99 is odd")))
 
     assert [record.body for record in recorded.records()] == ["ValueError: token=REDACTED is odd"]
 
@@ -293,8 +297,8 @@ def test_rpcs_in_flight_are_counted_while_they_are_served() -> None:
     call = recorded.recorder.rpc_server(SERVED, Context())
     recorded.recorder.rpc_client(RPC, Context())
     during = recorded.in_flight("rsketch.rpc.server.active_calls")
-    call.end(RpcOutcome(status_code="OK"))
-    call.end(RpcOutcome(status_code="OK"))
+    call.finish(RpcOutcome(status_code="OK"))
+    call.finish(RpcOutcome(status_code="OK"))
 
     assert during == [({"rpc.method": "pkg.Service/Method"}, 1)]
     assert recorded.in_flight("rsketch.rpc.server.active_calls") == [({"rpc.method": "pkg.Service/Method"}, 0)]
@@ -316,7 +320,7 @@ def test_active_requests_are_counted_only_where_asked_for() -> None:
 def test_an_exception_is_an_event_of_its_span_only_where_asked_for() -> None:
     """`logs/dup` adds the event of old to the log record, with the same attributes."""
     recorded = _Recorded(InstrumentorSettings(exception_events=True))
-    recorded.recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=500, exception=KeyError("k")))
+    recorded.recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=500, exception=KeyError("k")))
     (event,) = recorded.span.events
     ((_, said),) = recorded.events
 
@@ -330,7 +334,7 @@ def test_captured_headers_are_on_the_span_and_never_on_the_metric() -> None:
     headers: Attributes = {"http.request.header.x-shop": ("a", "b")}
     request = http_request(method="GET", scheme="http", path="/", headers=headers)
     call = recorded.recorder.http_server(request, Context())
-    call.end(HttpOutcome(status_code=200, headers={"http.response.header.x-answer": ("c",)}))
+    call.finish(HttpOutcome(status_code=200, headers={"http.response.header.x-answer": ("c",)}))
     said = recorded.span.attributes or {}
 
     assert (said["http.request.header.x-shop"], said["http.response.header.x-answer"]) == (("a", "b"), ("c",))
@@ -340,8 +344,8 @@ def test_captured_headers_are_on_the_span_and_never_on_the_metric() -> None:
 def test_old_names_are_recorded_beside_the_new_where_asked_for() -> None:
     """`http/dup` and `rpc/dup`: each attribute has both names, and a histogram in milliseconds stands beside ours."""
     recorded = _Recorded(InstrumentorSettings(duplicates=frozenset({"http", "rpc"})))
-    recorded.recorder.http_server(REQUEST, Context()).end(HttpOutcome(status_code=204, route="/users/<id:int>"))
-    recorded.recorder.rpc_server(SERVED, Context()).end(RpcOutcome(status_code="NOT_FOUND"))
+    recorded.recorder.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=204, route="/users/<id:int>"))
+    recorded.recorder.rpc_server(SERVED, Context()).finish(RpcOutcome(status_code="NOT_FOUND"))
     http, rpc = (attributes(span) for span in recorded.spans.get_finished_spans())
     metrics = {metric.name: metric for metric in recorded.collected()}
     (old_point,) = metrics["http.server.duration"].data.data_points
@@ -364,9 +368,9 @@ def test_an_exception_has_one_record_in_its_trace() -> None:
     error = ValueError("refused")
     for _ in range(2):
         served = recorded.recorder.http_server(REQUEST, Context())
-        made = recorded.recorder.rpc_client(RPC, served.context)
-        made.end(RpcOutcome(status_code="UNKNOWN", exception=error))
-        served.end(HttpOutcome(status_code=500, exception=error))
+        made = recorded.recorder.rpc_client(RPC, served.inner)
+        made.finish(RpcOutcome(status_code="UNKNOWN", exception=error))
+        served.finish(HttpOutcome(status_code=500, exception=error))
 
     # The same object in another trace is news there.
     assert [event for event, _ in recorded.events] == ["rpc.client.call.exception"] * 2

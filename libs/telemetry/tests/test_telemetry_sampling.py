@@ -15,9 +15,9 @@ from programs import ANY_PORT, own_points, run
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, http_request
 from rsketch_telemetry.otlp.receiver import receive
 from rsketch_telemetry.otlp.store import TelemetryStore
-from rsketch_telemetry.recorder import SdkRecorder
 from rsketch_telemetry.rule_sampler import by_rules
 from rsketch_telemetry.sampling import Rule, rules, split
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 
 def _http(path: str, method: str = "GET") -> dict[str, str]:
@@ -180,11 +180,11 @@ def test_what_the_instrumentors_record_is_sampled_by_rules() -> None:
     ]
     calls = [recorder.rpc_server(RpcCall(method=f"shop.v1.Till/{method}"), Context()) for method in ("Pay", "Open")]
     for request in requests:
-        request.end(HttpOutcome(status_code=200))
+        request.finish(HttpOutcome(status_code=200))
     data = reader.get_metrics_data()
     meters.shutdown()
 
-    contexts = [*(request.context for request in requests), *(call.context for call in calls)]
+    contexts = [*(request.inner for request in requests), *(call.inner for call in calls)]
     flags = [trace.get_current_span(context).get_span_context().trace_flags for context in contexts]
     assert [flag.sampled for flag in flags] == [False, True, False, True]
     assert data is not None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -17,6 +17,7 @@ import sanic
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.sanic import SanicInstrumentor as OtherInstrumentor
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from recording import attributes, until
@@ -492,16 +493,22 @@ async def test_malformed_trace_context_costs_no_record_and_few_lines(
     assert "hush" not in caplog.text
 
 
-async def test_a_propagator_that_fails_costs_the_parent_only(telemetry: Telemetry) -> None:
+async def test_a_propagator_that_fails_costs_the_parent_only(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The request is recorded as a root."""
 
-    def extract(*_: object) -> Context:
-        raise ValueError("broken")
+    class Broken(TextMapPropagator):
+        fields: ClassVar[set[str]] = set()
+
+        def extract(self, *_: object, **__: object) -> Context:
+            raise ValueError("broken")
+
+        def inject(self, *_: object, **__: object) -> None:
+            """Do nothing."""
 
     telemetry.instrument()
-    hooks = telemetry.instrumentor._hooks
-    assert hooks is not None
-    hooks._extract = extract
+    monkeypatch.setattr("opentelemetry.propagate._HTTP_TEXT_FORMAT", Broken())
     await fetch(create_app(), "/other", headers={"traceparent": _PARENT})
     span = await telemetry.server()
 
@@ -802,12 +809,15 @@ class _Broken(SpanProcessor):
         raise RuntimeError("a span processor that fails")
 
 
-class _BrokenSettings(InstrumentorSettings):
-    def excludes_url(self, path: str) -> bool:
+class _BrokenPattern:
+    def search(self, path: str) -> None:
         raise RuntimeError("settings that fail")
 
 
-@pytest.mark.parametrize("settings", [None, _BrokenSettings()])
+_BROKEN: Any = (_BrokenPattern(),)
+
+
+@pytest.mark.parametrize("settings", [None, InstrumentorSettings(excluded_urls=_BROKEN)])
 async def test_what_fails_in_telemetry_stays_there(
     telemetry: Telemetry, caplog: pytest.LogCaptureFixture, settings: InstrumentorSettings | None
 ) -> None:

@@ -159,11 +159,11 @@ class _ClientHook:
     ) -> Any:
         """Make the call in its span's context, and have the record end with it."""
         args, kwargs = self._with_context(record, args, kwargs)
-        token = context_api.attach(record.context)
+        token = context_api.attach(record.inner)
         try:
             call = original(multi_callable, *args, **kwargs)
         except Exception as error:
-            record.end(RpcOutcome(status_code="UNKNOWN", exception=error))
+            record.finish(RpcOutcome(status_code="UNKNOWN", exception=error))
             raise
         finally:
             context_api.detach(token)
@@ -181,7 +181,7 @@ class _ClientHook:
         passed on as one: its status says all, and whether it is worth a log record is for the caller to say.
         """
         metadata = self._response_metadata(source) if self._watch.captures_responses else {}
-        record.end(RpcOutcome(status_code=status, exception=error, metadata=metadata))
+        record.finish(RpcOutcome(status_code=status, exception=error, metadata=metadata))
 
     def _response_metadata(self, source: Any) -> Attributes:
         try:
@@ -197,7 +197,7 @@ class _ClientHook:
         self, record: Call[RpcOutcome], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments with the context in a copy of the user's metadata, which may be a constant of theirs."""
-        entries = inject(record.context)
+        entries = inject(record.inner)
         if not entries:
             return args, kwargs
         if len(args) > _METADATA_POSITION:

@@ -14,9 +14,9 @@ import grpc.aio
 from opentelemetry import context as context_api
 
 from rsketch_telemetry._grpc_endings import Ending, Endings
-from rsketch_telemetry._grpc_target import Endpoint, peer_endpoint
+from rsketch_telemetry._grpc_target import peer_of
 from rsketch_telemetry._grpc_watch import Watch
-from rsketch_telemetry.facts import RpcOutcome
+from rsketch_telemetry.facts import Peer, RpcOutcome
 from rsketch_telemetry.recorder import Call
 
 __all__ = ["Server", "ServerCall"]
@@ -56,7 +56,7 @@ class ServerCall:
     """
 
     def __init__(self, watch: Watch, record: Call[RpcOutcome], server: Server, endings: Endings, task: Any) -> None:
-        self.context = record.context
+        self.context = record.inner
         self._watch = watch
         self._record = record
         self._server = server
@@ -65,7 +65,7 @@ class ServerCall:
         self._error: BaseException | None = None
         self._behaviour: Any = None
         self._time_allowed: float | None = None
-        self._peer: Endpoint = (None, None)
+        self._peer: Peer | None = None
         self._ending: Ending = endings.claim(task, self._over)
         if self._ending.context is not None:
             self._meet(self._ending.context)
@@ -131,7 +131,7 @@ class ServerCall:
         self._ending.context = context
         try:
             self._time_allowed = context.time_remaining()
-            self._peer = peer_endpoint(context.peer())
+            self._peer = peer_of(context.peer())
         except Exception:  # noqa: BLE001 - a context of an unknown make must not fail the call
             self._watch.failed()
 
@@ -207,7 +207,7 @@ class ServerCall:
         # An exception refers to its frames and these to us: what is kept here would live until the next collection,
         # and what the task's context refers to as long as whatever the handler has left running.
         self._error = self._ending.context = None
-        self._record.end(outcome)
+        self._record.finish(outcome)
 
     def _outcome(self, *, interrupted: bool) -> RpcOutcome:
         """
@@ -216,7 +216,6 @@ class ServerCall:
         Args:
             interrupted: Whether gRPC stopped the task: the caller had cancelled, its deadline passed, the server stops.
         """
-        address, port = self._peer
         if self._is_cut_off(interrupted=interrupted):
             # What gRPC raises into a handler whose caller is gone is no exception of the handler's.
             known = isinstance(self._error, asyncio.CancelledError | grpc.aio.BaseError)
@@ -226,8 +225,7 @@ class ServerCall:
         return RpcOutcome(
             status_code=status,
             exception=error,
-            peer_address=address,
-            peer_port=port,
+            peer=self._peer,
             metadata=self._watch.response_metadata(self._ending.initial_metadata, self._trailers),
         )
 

@@ -7,10 +7,10 @@ Pure functions; nothing is resolved. See https://github.com/grpc/grpc/blob/maste
 from functools import lru_cache
 from urllib.parse import unquote
 
-from rsketch_telemetry.facts import host_and_port
+from rsketch_telemetry.facts import Peer, host_and_port
 from rsketch_telemetry.redaction import clean
 
-__all__ = ["Endpoint", "peer_endpoint", "target_endpoint"]
+__all__ = ["Endpoint", "peer_of", "target_endpoint"]
 
 Endpoint = tuple[str | None, int | None]
 """Address and port; either is None where it is not known or does not exist."""
@@ -41,14 +41,13 @@ def target_endpoint(target: str) -> Endpoint:
     return clean(target, _MAX_LENGTH), None
 
 
-def peer_endpoint(peer: str) -> Endpoint:
-    """Return address and port of a peer such as `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000` or `unix:/run/x`."""
+@lru_cache(maxsize=1024)
+def peer_of(peer: str) -> Peer:
+    """Return the facts of a peer such as `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000` or `unix:/run/x`."""
     scheme, _, rest = peer.partition(":")
     if scheme in _UNIX:
-        return clean(rest, _MAX_LENGTH) or None, None
-    if scheme in _IP:
-        return host_and_port(unquote(rest), "")
-    return None, None
+        return Peer(clean(rest, _MAX_LENGTH) or None)
+    return Peer(*host_and_port(unquote(rest), "")) if scheme in _IP else Peer()
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -24,11 +24,14 @@ class Arrivals:
 
     Args:
         safely: Calls what it is given, and keeps what that raises.
+
+    Attributes:
+        began: When the first byte came, on the monotonic clock, for heads that came in pieces.
     """
 
     def __init__(self, safely: Callable[[Callable[[Any], None], object], None]) -> None:
         self._safely = safely
-        self._began: dict[HttpProtocol, float] = {}
+        self.began: dict[HttpProtocol, float] = {}
         self.patch = Patch(Http, "http1_request_header", self._around_header)
 
     def waited_seconds(self, stream: object) -> float:
@@ -36,27 +39,30 @@ class Arrivals:
         protocol = getattr(stream, "protocol", None)
         if not isinstance(protocol, HttpProtocol):
             return 0.0
-        began = self._began.pop(protocol, None) if self._began else None
-        return max(0.0, time.monotonic() - (protocol._time if began is None else began))
+        began = self.began.pop(protocol, None) if self.began else None
+        waited = time.monotonic() - (protocol._time if began is None else began)
+        return max(0.0, waited)
 
     def lost(self, protocol: object) -> None:
         """Forget a connection that has ended."""
-        if self._began:
-            self._began.pop(protocol, None)  # type: ignore[call-overload]  # of whatever class it is
+        if self.began:
+            self.began.pop(protocol, None)  # type: ignore[call-overload]  # of whatever class it is
 
     def _around_header(
         self, original: Callable[[Http], Coroutine[Any, Any, None]]
     ) -> Callable[[Http], Coroutine[Any, Any, None]]:
         @functools.wraps(original)
         def http1_request_header(stream: Http) -> Coroutine[Any, Any, None]:
-            self._safely(self._note, stream)
+            # As little as can be: most heads come in one piece and alone, and there is none to be forgotten.
+            if self.began or not stream.recv_buffer.endswith(b"\r\n\r\n"):
+                self._safely(self._note, stream)
             return original(stream)
 
         return http1_request_header
 
     def _note(self, stream: Http) -> None:
         if b"\r\n\r\n" not in stream.recv_buffer:
-            self._began[stream.protocol] = stream.protocol._time
-        elif self._began:
+            self.began[stream.protocol] = stream.protocol._time
+        elif self.began:
             # That of a request before, which nobody asked about: it is excluded.
-            self._began.pop(stream.protocol, None)
+            self.began.pop(stream.protocol, None)

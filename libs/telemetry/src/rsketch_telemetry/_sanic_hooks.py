@@ -14,7 +14,6 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from sanic import Sanic
@@ -31,23 +30,30 @@ from sanic.server.websockets.connection import WebSocketConnection
 from sanic.touchup import TouchUp
 
 from rsketch_telemetry import _sanic_head, _sanic_request, _sanic_trace_headers
+from rsketch_telemetry._context import attach, current, detach
 from rsketch_telemetry._once import Once
+from rsketch_telemetry._sanic_answers import Answers
 from rsketch_telemetry._sanic_arrival import Arrivals
 from rsketch_telemetry._sanic_departure import Departure
 from rsketch_telemetry._sanic_patch import Patch
-from rsketch_telemetry._sanic_served import Served
+from rsketch_telemetry._sanic_served import Begun, Served
 from rsketch_telemetry._sanic_unsent import Unsent
 from rsketch_telemetry.facts import HttpOutcome, HttpRequest, error_name
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import Recorder
 from rsketch_telemetry.telemetry import serving
 
-__all__ = ["SanicHooks"]
+__all__ = ["Parent", "SanicHooks"]
 
 _App = Sanic[Any, Any]
 _HandleRequest = Callable[[_App, Request], Awaitable[None]]
 _HandleException = Callable[..., Awaitable[None]]
 _ErrorResponse = Callable[[Http, Exception], Awaitable[None]]
+Parent = Callable[[Header], Context]
+
+_tuple: Any = tuple.__new__
+"""Makes a named tuple in half the time that its class takes."""
+_STREAM = Begun._fields.index("stream")
 
 
 class SanicHooks:
@@ -55,17 +61,21 @@ class SanicHooks:
     The hooks, and the requests in flight.
 
     Args:
-        extract: The global propagator's.
+        parent: Returns the context of a request's caller.
     """
 
-    def __init__(self, recorder: Recorder, settings: InstrumentorSettings, extract: _sanic_request.Extract) -> None:
+    def __init__(self, recorder: Recorder, settings: InstrumentorSettings, parent: Parent) -> None:
         self._recorder = recorder
         self._settings = settings
-        self._extract = extract
+        self._parent_context = parent
+        self._answers = Answers(settings)
+        self._exclusions = [pattern.search for pattern in settings.excluded_urls]
         self._active = False
         self._failed = Once("a Sanic request could not be recorded; this is said once")
+        self._begun: dict[int, Begun] = {}
         self._served: dict[int, Served] = {}
         self._arrivals = Arrivals(self._safely)
+        self._reader = _sanic_request.RequestReader(settings, self._arrivals)
         self._unsent = Unsent(self._safely, self._arrivals.lost)
         self._recompiled = (
             Patch(Sanic, "handle_request", self._around_request),
@@ -118,20 +128,23 @@ class SanicHooks:
     def _around_request(self, original: _HandleRequest) -> _HandleRequest:
         @functools.wraps(original)
         async def handle_request(app: _App, request: Request) -> None:
-            served = self._begin(request)
-            if served is None:
+            begun = self._begin(request)
+            if begun is None:
                 await original(app, request)
                 return
-            token = context_api.attach(served.context)
+            token = attach(begun[0].inner)
             try:
                 await original(app, request)
             except BaseException as error:
-                self._left(served, error)
+                self._left(request, error)
                 raise
             else:
-                self._answered(served)
+                self._answered(request, begun)
             finally:
-                context_api.detach(token)
+                try:
+                    detach(token)
+                except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+                    self._failed()
 
         return handle_request
 
@@ -143,7 +156,7 @@ class SanicHooks:
             exception: BaseException,
             run_middleware: bool = True,  # noqa: FBT001, FBT002 - as Sanic calls it
         ) -> None:
-            served = self._served.get(id(request))
+            served = self._of(request)
             if served is not None:
                 self._safely(served.caught, exception)
             if served is None or not served.answered_later:
@@ -151,12 +164,12 @@ class SanicHooks:
                 return
             # The server's own answer to what left handle_request. Where this fails, another try follows or the
             # connection ends, and with it the request.
-            token = context_api.attach(served.context)
+            token = attach(served.call.inner)
             try:
                 await original(app, request, exception, run_middleware)
-                self._answered(served)
+                self._answered_oddly(served)
             finally:
-                context_api.detach(token)
+                self._safely(detach, token)
 
         return handle_exception
 
@@ -167,7 +180,7 @@ class SanicHooks:
             if served is None:
                 await original(stream, exception)
                 return
-            token = context_api.attach(served.context)
+            token = attach(served.call.inner)
             try:
                 await original(stream, exception)
             except BaseException as error:
@@ -176,14 +189,14 @@ class SanicHooks:
             else:
                 self._end(served)
             finally:
-                context_api.detach(token)
+                self._safely(detach, token)
 
         return error_response
 
     def _around_log(self, original: Any) -> Any:
         def log(request: Request, exception: Exception) -> None:
             # The one place that is told what a websocket handler raised.
-            served = self._served.get(id(request))
+            served = self._of(request)
             if served is not None:
                 self._safely(served.websocket_failed, exception)
             original.__func__(request, exception)
@@ -218,36 +231,57 @@ class SanicHooks:
         return property(processed_headers)
 
     def _trace_headers(self, response: BaseHTTPResponse) -> Iterable[tuple[bytes, bytes]]:
-        served = self._served.get(id(getattr(response.stream, "request", None)))
-        if served is None:
+        begun = self._begun.get(id(getattr(response.stream, "request", None)))
+        if begun is None:
             return ()
         try:
-            return _sanic_trace_headers.pairs(self._settings.response_trace_headers, served.context, response.headers)
+            return _sanic_trace_headers.pairs(self._settings.response_trace_headers, begun.call.inner, response.headers)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
             return ()
 
-    def _begin(self, request: Request) -> Served | None:
+    def _begin(self, request: Request) -> Begun | None:
         """Start the record of a request; None where it is to have none, or already has one."""
-        if not self._active or id(request) in self._served or not is_instrumentation_enabled():
-            return None
         try:
-            if self._settings.excludes_url(_sanic_request.path(request)):
+            # In most contexts there is nothing at all, and so nothing that suppresses instrumentation.
+            if not self._active or id(request) in self._begun or not (not current() or is_instrumentation_enabled()):
                 return None
-            waited = self._arrivals.waited_seconds(request.stream)
-            facts = _sanic_request.http_request(request, self._settings, waited)
-            served = self._start(request, facts, request.headers)
+            try:
+                path = request.path
+            except (AttributeError, UnicodeDecodeError):
+                path = _sanic_request.path_as_sent(request)
+            for excludes in self._exclusions:
+                if excludes(path):
+                    return None
+            try:
+                parent = self._parent_context(request.headers)
+            except Exception:  # noqa: BLE001 - a propagator that fails costs a request its parent, never its record
+                parent = self._no_parent()
+            stream: Any = request.stream
+            facts = self._reader.read(request, path, stream)
+            call = self._recorder.http_server(facts, parent)
+            begun: Begun = _tuple(Begun, (call, facts, request, stream))
+            self._begun[id(request)] = begun
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
             return None
-        stream: Any = request.stream
-        if isinstance(stream, ASGIApp) and stream.ws is None:
-            # A websocket's handler is told by itself.
-            self._safely(functools.partial(self._watch, served), stream)
+        if type(stream) is not Http:
+            self._safely(self._watch, request)
+        return begun
+
+    def _of(self, request: Request | None) -> Served | None:
+        """Return what is known of a request in flight, which is kept from now on; None for any other."""
+        at = id(request)
+        served = self._served.get(at)
+        if served is None and at in self._begun:
+            served = self._served[at] = Served(self._begun[at], self._answers)
         return served
 
-    def _watch(self, served: Served, stream: ASGIApp) -> None:
-        served.departure = Departure(stream, lambda: self._end(served, RequestCancelled()))
+    def _watch(self, request: Request) -> None:
+        stream: Any = request.stream
+        # A websocket's handler is told by itself.
+        if isinstance(stream, ASGIApp) and stream.ws is None and (served := self._of(request)) is not None:
+            served.watched(Departure(stream, lambda: self._end(served, RequestCancelled())))
 
     def _begin_unread(self, stream: Any, exception: Exception) -> Served | None:
         """Start the record of a request whose head cannot be read; None for any other, or for one that stopped."""
@@ -273,33 +307,34 @@ class SanicHooks:
             stream.create_empty_request()
         except SanicException as error:
             # On a target that is no URL: Sanic fails in the same way, and closes the connection without an answer.
-            call.end(HttpOutcome(status_code=None, error_type=error_name(error)))
+            call.finish(HttpOutcome(status_code=None, error_type=error_name(error)))
             return None
-        served = self._served[id(stream.request)] = Served(stream.request, facts, call, self._settings)
-        return served
-
-    def _start(self, request: Request, facts: HttpRequest, headers: Header) -> Served:
-        call = self._recorder.http_server(facts, self._parent(headers))
-        served = self._served[id(request)] = Served(request, facts, call, self._settings)
-        return served
+        self._begun[id(stream.request)] = Begun(call, facts, stream.request, stream)
+        return self._of(stream.request)
 
     def _parent(self, headers: Header) -> Context:
         try:
-            return _sanic_request.parent_context(headers, self._extract)
-        except Exception:  # noqa: BLE001 - a propagator that fails costs a request its parent, never its record
-            self._failed()
-            return Context()
+            return self._parent_context(headers)
+        except Exception:  # noqa: BLE001 - as above
+            return self._no_parent()
+
+    def _no_parent(self) -> Context:
+        self._failed()
+        return Context()
 
     def _accepted(self, _: object) -> None:
         self._upgraded(Request._current.get(None))
 
     def _upgraded(self, request: Request | None) -> None:
-        served = self._served.get(id(request))
+        served = self._of(request)
         if served is not None:
             self._safely(served.upgraded, self._recorder)
 
-    def _left(self, served: Served, error: BaseException) -> None:
+    def _left(self, request: Request, error: BaseException) -> None:
         """End the record of a request that *error* ends, unless the server goes on to answer it."""
+        served = self._of(request)
+        if served is None:
+            return
         try:
             task = asyncio.current_task() if served.will_be_answered(error) else None
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
@@ -308,17 +343,33 @@ class SanicHooks:
         if task is None:
             self._end(served, error)
             return
-        served.answered_later = True
 
         def over(_: object) -> None:
             self._end(served)
 
         task.add_done_callback(over)
         # The task may be that of a connection, with many more requests to come.
-        served.let_go = functools.partial(task.remove_done_callback, over)
+        served.expected(functools.partial(task.remove_done_callback, over))
 
-    def _answered(self, served: Served) -> None:
+    def _answered(self, request: Request, begun: Begun) -> None:
         """End the record of a request that was answered, at once or when the transport is rid of the answer."""
+        try:
+            if id(request) not in self._served:
+                outcome = self._answers.plain(request, begun[_STREAM])
+                if outcome is not None:
+                    # It may have ended with its client, before the handler was through.
+                    if self._begun.pop(id(request), None) is begun:
+                        begun[0].finish(outcome)
+                    return
+            served = self._of(request)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+            self._failed()
+            return
+        if served is not None:
+            self._answered_oddly(served)
+
+    def _answered_oddly(self, served: Served) -> None:
+        """Do so for a request of which there is more to say."""
         try:
             protocol = served.answered()
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
@@ -335,8 +386,10 @@ class SanicHooks:
 
     def _take(self, served: Served) -> bool:
         """Return whether a request was in flight, which from now on it is not."""
-        if self._served.pop(id(served.request), None) is not served:
+        at = id(served.request)
+        if self._served.get(at) is not served:
             return False
+        del self._served[at], self._begun[at]
         if served.let_go is not None:
             served.let_go()
             served.let_go = None

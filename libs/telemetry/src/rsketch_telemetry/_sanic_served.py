@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
-from opentelemetry.context import Context
 from sanic.asgi import ASGIApp
 from sanic.exceptions import MethodNotAllowed, RequestCancelled, SanicException
 from sanic.http import Http
@@ -13,24 +13,39 @@ from sanic.request import Request
 from sanic.server.protocols.base_protocol import SanicProtocol
 
 from rsketch_telemetry import _sanic_request, semconv
+from rsketch_telemetry._sanic_answers import Answers
 from rsketch_telemetry._sanic_departure import Departure
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, error_name
-from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.recorder import Call, Recorder
 
-__all__ = ["CLIENT_DISCONNECTED", "Served"]
+__all__ = ["CLIENT_DISCONNECTED", "Begun", "Served"]
 
 CLIENT_DISCONNECTED = "client_disconnected"
 """`error.type` of a request whose client left before it had the whole response."""
 
 
+class Begun(NamedTuple):
+    """
+    A request in flight.
+
+    Attributes:
+        facts: What was recorded of it.
+        request: Sanic's, which is empty for one whose head could not be read.
+        stream: Of the request; kept, because Sanic cuts it from the request when it is through with it.
+    """
+
+    call: Call[HttpOutcome]
+    facts: HttpRequest
+    request: Request
+    stream: Any
+
+
 class Served:
     """
-    One request being served.
+    One request in flight, of which there is more to say than when it began and which answer it got.
 
     Args:
-        request: Sanic's, which is empty for one whose head could not be read.
-        facts: What was recorded of it.
+        answers: What most requests end with.
 
     Attributes:
         answered_later: It left `handle_request` unanswered, and the server answers through `handle_exception`.
@@ -38,24 +53,26 @@ class Served:
         let_go: Takes back what was asked of somebody who outlives the request; None where nothing was.
     """
 
-    def __init__(
-        self, request: Request, facts: HttpRequest, call: Call[HttpOutcome], settings: InstrumentorSettings
-    ) -> None:
-        self.request = request
-        self.context: Context = call.context
+    def __init__(self, begun: Begun, answers: Answers) -> None:
+        self.call, self._facts, self.request, self._stream = begun
         self.answered_later = False
         self.departure: Departure | None = None
         self.let_go: Callable[[], object] | None = None
-        self._scheme = facts.scheme
-        self._call = call
-        self._settings = settings
-        # Kept, because Sanic cuts it from the request when it is through with it.
-        self._stream: object = request.stream
+        self._answers = answers
         self._exception: BaseException | None = None
         self._broken = False
         self._route_of_405: str | None = None
         self._websocket: Attributes | None = None
         self._answer: HttpOutcome | None = None
+
+    def watched(self, departure: Departure) -> None:
+        """Be told when the client leaves."""
+        self.departure = departure
+
+    def expected(self, let_go: Callable[[], object]) -> None:
+        """Be ended later: with the server's answer to an error, or else by somebody whom *let_go* holds back."""
+        self.answered_later = True
+        self.let_go = let_go
 
     def caught(self, exception: BaseException) -> None:
         """Remember what was raised: the last exception before the response begins, or else the first after."""
@@ -69,7 +86,7 @@ class Served:
     def upgraded(self, recorder: Recorder) -> None:
         """Count a websocket that was accepted, until the request ends."""
         if self._websocket is None:
-            self._websocket = {semconv.URL_SCHEME: self._scheme}
+            self._websocket = {semconv.URL_SCHEME: self._facts.kind.scheme}
             if route := _sanic_request.route(self.request):
                 self._websocket[semconv.HTTP_ROUTE] = route
             recorder.in_flight(semconv.RSKETCH_WEBSOCKETS, 1, self._websocket)
@@ -97,7 +114,7 @@ class Served:
             self.departure.stop()
         if self._websocket is not None:
             recorder.in_flight(semconv.RSKETCH_WEBSOCKETS, -1, self._websocket)
-        self._call.end(self._outcome(error))
+        self.call.finish(self._outcome(error))
 
     def answered(self) -> SanicProtocol | None:
         """
@@ -107,7 +124,7 @@ class Served:
             The connection, if it still holds so much of the response that it takes no more; None otherwise.
         """
         protocol = getattr(self._stream, "protocol", None)
-        if self._websocket is not None or not isinstance(protocol, SanicProtocol) or protocol._can_write.is_set():
+        if not isinstance(protocol, SanicProtocol) or protocol._can_write.is_set() or self._websocket is not None:
             return None
         self._answer = self._outcome(None)
         return protocol
@@ -115,7 +132,7 @@ class Served:
     def sent(self, failure: str | None) -> None:
         """End the record of a request that was `answered`, whose bytes have gone now, or never will for *failure*."""
         answer = self._answer or self._outcome(None)
-        self._call.end(replace(answer, error_type=answer.error_type or failure))
+        self.call.finish(replace(answer, error_type=answer.error_type or failure))
 
     def _outcome(self, error: BaseException | None) -> HttpOutcome:
         error_type, exception = self._failure(error)
@@ -152,18 +169,19 @@ class Served:
         """The status that was sent, which a middleware or an exception handler may have changed."""
         if self._websocket is not None:
             return 101
-        if self._stage is Stage.HANDLER:
+        stream = self._stream
+        if getattr(stream, "stage", None) is Stage.HANDLER:
             # Nothing was sent. Sanic fails when it is to refuse a websocket under ASGI, which the server then does.
-            refused = isinstance(self._stream, ASGIApp) and self._stream.ws is not None and self.answered_later
+            refused = isinstance(stream, ASGIApp) and stream.ws is not None and self.answered_later
             return 500 if refused else None
-        response = getattr(self._stream, "response", None)
+        response = getattr(stream, "response", None)
         return int(response.status) if response is not None else None
 
-    def _response_headers(self) -> Attributes:
+    def _response_headers(self) -> Attributes | None:
         response = getattr(self._stream, "response", None)
-        if not self._settings.response_headers or response is None or self._stage is Stage.HANDLER:
-            return {}
-        return _sanic_request.response_headers(response, self._settings)
+        if response is None or self._stage is Stage.HANDLER:
+            return None
+        return self._answers.headers(response)
 
     @property
     def _sent_whole(self) -> bool:

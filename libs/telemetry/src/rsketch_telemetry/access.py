@@ -14,33 +14,38 @@ from opentelemetry.context import Context
 from rsketch_telemetry import semconv
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
 
-__all__ = ["LOGGER_NAME", "OFF", "SECONDS", "http", "rpc"]
+__all__ = ["LOGGER", "LOGGER_NAME", "OFF", "SECONDS", "http", "level", "rpc"]
 
 LOGGER_NAME: Final = "rsketch_telemetry.access"
 SECONDS: Final = "_rsketch_seconds"
 """How long the call took, on the record for our own formatters alone: no attribute of what is exported."""
 OFF: Final = logging.CRITICAL + 10
 
-_log = logging.getLogger(LOGGER_NAME)
-if _log.level == logging.NOTSET:
-    _log.setLevel(OFF)
+LOGGER: Final = logging.getLogger(LOGGER_NAME)
+if LOGGER.level == logging.NOTSET:
+    LOGGER.setLevel(OFF)
+
+
+def level(*, failed: bool) -> int:
+    """Return the level of the line of a call."""
+    return logging.WARNING if failed else logging.INFO
 
 
 def http(request: HttpRequest, outcome: HttpOutcome, seconds: float, context: Context) -> None:
     """Log an HTTP request that ended, in its span's *context*."""
     error = outcome.error
-    if not _log.isEnabledFor(_level(error)):
+    if not LOGGER.isEnabledFor(level(failed=error is not None)):
         return
     status = outcome.status_code if outcome.status_code is not None else "-"
-    method = request.method_original or request.method
+    method = request.kind.method_original or request.kind.method
     line = f"{_printable(method)} {_printable(request.path)} {status} {seconds * 1000:.1f} ms"
-    _emit(line, error, seconds, {semconv.HTTP_REQUEST_METHOD: request.method, **outcome.attributes()}, context)
+    _emit(line, error, seconds, {semconv.HTTP_REQUEST_METHOD: request.kind.method, **outcome.attributes()}, context)
 
 
 def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) -> None:
     """Log an RPC that was served, in its span's *context*."""
     error = outcome.error(server=True)
-    if not _log.isEnabledFor(_level(error)):
+    if not LOGGER.isEnabledFor(level(failed=error is not None)):
         return
     line = f"{_printable(call.method_original or call.method)} {outcome.status_code} {seconds * 1000:.1f} ms"
     _emit(line, error, seconds, call.metric_attributes() | outcome.attributes(server=True), context)
@@ -49,13 +54,9 @@ def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) ->
 def _emit(line: str, error: str | None, seconds: float, attributes: Attributes, context: Context) -> None:
     token = context_api.attach(context)
     try:
-        _log.log(_level(error), line, extra={**attributes, SECONDS: seconds})
+        LOGGER.log(level(failed=error is not None), line, extra={**attributes, SECONDS: seconds})
     finally:
         context_api.detach(token)
-
-
-def _level(error: str | None) -> int:
-    return logging.WARNING if error else logging.INFO
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,7 @@ service; what is worth knowing of a request belongs on the request's own span.
 """
 
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,9 +17,11 @@ from opentelemetry.trace import Span
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
 
-__all__ = ["annotate", "is_served", "with_server_span"]
+__all__ = ["SERVER_SPAN", "annotate", "is_served", "with_server_span"]
 
-_SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
+SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
+"""The key, in a context, of the span that `annotate` writes on."""
+
 _RESERVED = ("client", "error", "exception", "http", "network", "rpc", "server", "url", "user_agent")
 """Namespaces of the attributes that a server span has without anyone's doing."""
 _MAX_ATTRIBUTES = 64
@@ -26,6 +29,9 @@ _MAX_NAME_LENGTH = 128
 _MAX_VALUE_LENGTH = 1024
 _MAX_VALUES = 32
 _MAX_INTEGER = 2**63 - 1
+
+_names: weakref.WeakKeyDictionary[Span, set[str]] = weakref.WeakKeyDictionary()
+"""What is on a span by `annotate`."""
 
 _Plain = str | bool | int | float
 
@@ -41,25 +47,20 @@ _full = Once(
 )
 
 
-class _ServerSpan:
-    """The span of the call being served, and how much has been put on it."""
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-        self.names: set[str] = set()
-
-
 def with_server_span(span: Span, context: Context) -> Context:
     """Return *context* with *span* as the one that `annotate` writes on."""
-    return context_api.set_value(_SERVER_SPAN, _ServerSpan(span), context)
+    return context_api.set_value(SERVER_SPAN, span, context)
+
+
+def _served() -> Span | None:
+    found = context_api.get_value(SERVER_SPAN)
+    return found if isinstance(found, Span) else None
 
 
 def is_served() -> bool:
     """Return whether a request or an RPC is being served, as far as its span tells: an unsampled one says nothing."""
-    served = context_api.get_value(_SERVER_SPAN)
-    if not isinstance(served, _ServerSpan):
-        return False
-    return served.span.is_recording() or not served.span.get_span_context().trace_flags.sampled
+    span = _served()
+    return span is not None and (span.is_recording() or not span.get_span_context().trace_flags.sampled)
 
 
 def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
@@ -72,18 +73,19 @@ def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
 
         annotate(tenant="acme", **{"shop.basket.items": 3})
     """
-    served = context_api.get_value(_SERVER_SPAN)
-    if not isinstance(served, _ServerSpan) or not served.span.is_recording():
+    span = _served()
+    if span is None or not span.is_recording():
         return
+    names = _names.setdefault(span, set())
     for given, value in attributes.items():
         name = clean(given, _MAX_NAME_LENGTH)
         if name.partition(".")[0] in _RESERVED:
             _refused()
-        elif name not in served.names and len(served.names) >= _MAX_ATTRIBUTES:
+        elif name not in names and len(names) >= _MAX_ATTRIBUTES:
             _full()
         elif name:
-            served.names.add(name)
-            served.span.set_attribute(name, REDACTED if names_secret(name) else _value(value))
+            names.add(name)
+            span.set_attribute(name, REDACTED if names_secret(name) else _value(value))
 
 
 def _value(value: object) -> _Plain | tuple[str, ...]:

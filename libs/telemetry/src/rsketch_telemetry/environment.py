@@ -369,6 +369,7 @@ _OUR_RULES: dict[str, _Rule] = {
     baggage.VARIABLE: _words(baggage.ACCEPTS, baggage.acceptable, "no keys"),
     f"{_OURS}OPT_IN_METRICS": _choice("http.server.active_requests"),
     f"{_OURS}PROCESS_METRICS": _one_of("true", "false", default="true"),
+    f"{_OURS}RECORDER": _one_of("auto", "lean", "sdk", default="auto"),
     f"{_OURS}RESPONSE_HEADERS": _choice("traceresponse", "server-timing"),
     f"{_OURS}RPC_REQUEST_METADATA": _METADATA,
     f"{_OURS}RPC_RESPONSE_METADATA": _METADATA,

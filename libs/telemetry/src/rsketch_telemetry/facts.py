@@ -8,20 +8,28 @@ which attribute, so that every recorder says the same.
 import re
 from base64 import b64encode
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from rsketch_telemetry import semconv
 from rsketch_telemetry.redaction import REDACTED, clean, names_secret, redact_query, scrub
 
 __all__ = [
     "Attributes",
+    "HttpCaller",
+    "HttpKind",
     "HttpOutcome",
     "HttpRequest",
+    "Peer",
     "RpcCall",
     "RpcOutcome",
     "captured",
+    "clean_path",
     "error_name",
     "host_and_port",
+    "http_caller",
+    "http_kind",
+    "http_peer",
     "http_request",
     "rpc_method",
 ]
@@ -35,54 +43,33 @@ _MAX_HEADER_VALUES = 16
 _RPC_METHOD = re.compile(r"/?(?P<full>[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRequest:
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpKind:
     """
-    What is known of an HTTP request before it is routed.
+    What makes HTTP requests alike before they end.
+
+    Told apart by identity, as `HttpCaller` and `Peer` are: whoever states facts keeps those that repeat, and a recorder
+    keeps what it has made of them.
 
     Attributes:
         method: One of the known methods, or `_OTHER`.
         method_original: The method as sent, where it is not a known one.
-        query: Already redacted; None without one.
         protocol_version: `1.1`, `2`, …
-        server_address: The host that the client asked for.
-        client_address: The client, as the server trusts it (forwarded headers only from trusted proxies).
-        peer_address: The other end of the connection.
-        headers: Attributes of captured request headers, see `captured`; on the span alone.
-        waited_seconds: How long ago its first byte came.
     """
 
     method: str
     scheme: str
-    path: str
-    method_original: str | None = None
-    query: str | None = None
     protocol_version: str | None = None
-    server_address: str | None = None
-    server_port: int | None = None
-    client_address: str | None = None
-    peer_address: str | None = None
-    peer_port: int | None = None
-    user_agent: str | None = None
-    headers: Attributes = field(default_factory=dict)
-    waited_seconds: float = 0.0
+    method_original: str | None = None
 
     def attributes(self) -> Attributes:
-        """Return the span attributes known at creation, which samplers see."""
-        return self.headers | _present(
+        """Return the span attributes."""
+        return _present(
             {
                 semconv.HTTP_REQUEST_METHOD: self.method,
                 semconv.HTTP_REQUEST_METHOD_ORIGINAL: self.method_original,
-                semconv.URL_PATH: self.path,
                 semconv.URL_SCHEME: self.scheme,
-                semconv.URL_QUERY: self.query,
                 semconv.NETWORK_PROTOCOL_VERSION: self.protocol_version,
-                semconv.SERVER_ADDRESS: self.server_address,
-                semconv.SERVER_PORT: self.server_port,
-                semconv.CLIENT_ADDRESS: self.client_address,
-                semconv.NETWORK_PEER_ADDRESS: self.peer_address,
-                semconv.NETWORK_PEER_PORT: self.peer_port,
-                semconv.USER_AGENT_ORIGINAL: self.user_agent,
             }
         )
 
@@ -102,12 +89,87 @@ class HttpRequest:
         return f"{method} {route}" if route else method
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpCaller:
+    """
+    What a client says of itself and of whom it asks.
+
+    Attributes:
+        server_address: The host that it asked for.
+    """
+
+    server_address: str | None = None
+    server_port: int | None = None
+    user_agent: str | None = None
+
+    def attributes(self) -> Attributes:
+        """Return the span attributes."""
+        return _present(
+            {
+                semconv.SERVER_ADDRESS: self.server_address,
+                semconv.SERVER_PORT: self.server_port,
+                semconv.USER_AGENT_ORIGINAL: self.user_agent,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peer:
+    """
+    The other end of a connection.
+
+    Attributes:
+        client_address: The HTTP client, as the server trusts it (forwarded headers only from trusted proxies).
+    """
+
+    address: str | None = None
+    port: int | None = None
+    client_address: str | None = None
+
+    def attributes(self) -> Attributes:
+        """Return the span attributes."""
+        return _present(
+            {
+                semconv.CLIENT_ADDRESS: self.client_address,
+                semconv.NETWORK_PEER_ADDRESS: self.address,
+                semconv.NETWORK_PEER_PORT: self.port,
+            }
+        )
+
+
+class HttpRequest(NamedTuple):
+    """
+    What is known of an HTTP request before it is routed.
+
+    Attributes:
+        path: Bounded, without its query.
+        query: Already redacted; None without one.
+        headers: Attributes of captured request headers, see `captured`; on the span alone.
+        waited_seconds: How long ago its first byte came.
+    """
+
+    kind: HttpKind
+    path: str
+    caller: HttpCaller
+    peer: Peer
+    query: str | None = None
+    headers: Attributes | None = None
+    waited_seconds: float = 0.0
+
+    def attributes(self) -> Attributes:
+        """Return the span attributes known at creation, which samplers see."""
+        target = _present({semconv.URL_PATH: self.path, semconv.URL_QUERY: self.query})
+        said = self.caller.attributes() | self.peer.attributes()
+        return (self.headers or {}) | self.kind.attributes() | target | said
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class HttpOutcome:
     """
     How an HTTP request ended.
 
     Attributes:
+        kept: Whether the same object is given again for other requests that end in the same way.
         status_code: What was sent, or None where nothing was.
         route: The template that matched, such as `/users/<id:int>`; None where none did.
         error_type: Where the response was not sent whole (client gone, exception mid-stream): a low-cardinality name.
@@ -120,7 +182,8 @@ class HttpOutcome:
     route: str | None = None
     error_type: str | None = None
     exception: BaseException | None = None
-    headers: Attributes = field(default_factory=dict)
+    headers: Attributes | None = None
+    kept: bool = False
 
     @property
     def error(self) -> str | None:
@@ -142,7 +205,7 @@ class HttpOutcome:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RpcCall:
     """
     What is known of an RPC when it starts.
@@ -158,12 +221,12 @@ class RpcCall:
     method_original: str | None = None
     server_address: str | None = None
     server_port: int | None = None
-    metadata: Attributes = field(default_factory=dict)
+    metadata: Attributes | None = None
 
     def attributes(self) -> Attributes:
         """Return the span attributes known at creation, which samplers see."""
         original = _present({semconv.RPC_METHOD_ORIGINAL: self.method_original})
-        return self.metadata | self.metric_attributes() | original
+        return (self.metadata or {}) | self.metric_attributes() | original
 
     def metric_attributes(self) -> Attributes:
         """Return the attributes of the duration histogram that the call alone decides."""
@@ -181,7 +244,7 @@ class RpcCall:
         return semconv.RPC_SYSTEM_GRPC if self.method == semconv.OTHER else self.method
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RpcOutcome:
     """
     How an RPC ended.
@@ -189,15 +252,14 @@ class RpcOutcome:
     Attributes:
         status_code: The gRPC status that went over the wire, by name: `OK`, `DEADLINE_EXCEEDED`, …
         exception: What the handler raised and did not turn into a status itself; on the client, the call's error.
-        peer_address: The other end of the connection, which gRPC tells only while the call is served.
+        peer: The other end of the connection, which gRPC tells only while the call is served.
         metadata: Attributes of captured response metadata and trailers, see `captured`; on the span alone.
     """
 
     status_code: str
     exception: BaseException | None = None
-    peer_address: str | None = None
-    peer_port: int | None = None
-    metadata: Attributes = field(default_factory=dict)
+    peer: Peer | None = None
+    metadata: Attributes | None = None
 
     def attributes(self, *, server: bool) -> Attributes:
         """Return the attributes, the same on span and metric, that the end decides."""
@@ -205,8 +267,8 @@ class RpcOutcome:
 
     def span_attributes(self) -> Attributes:
         """Return what the end adds to the span alone."""
-        peer = {semconv.NETWORK_PEER_ADDRESS: self.peer_address, semconv.NETWORK_PEER_PORT: self.peer_port}
-        return self.metadata | _present(peer)
+        peer = self.peer.attributes() if self.peer is not None else {}
+        return (self.metadata or {}) | peer
 
     def error(self, *, server: bool) -> str | None:
         """Return the value of `error.type`: the status, where it is an error for this side; else None."""
@@ -240,25 +302,42 @@ def http_request(
         headers: What `captured` made of the request headers.
         waited_seconds: How long ago its first byte came.
     """
-    known = method in known_methods
-    server_address, server_port = host_and_port(host, scheme)
     return HttpRequest(
-        method=method if known else semconv.OTHER,
-        method_original=None if known else clean(method, 64),
-        scheme=scheme,
-        # Whatever took a query for a part of the path: its values must not get out that way.
-        path=clean(path.partition("?")[0]),
+        kind=http_kind(method, scheme, protocol_version, known_methods),
+        path=clean_path(path),
+        caller=http_caller(host, scheme, user_agent),
+        peer=http_peer(peer, client_address),
         query=redact_query(query, allowed_query_keys) if query else None,
-        protocol_version=protocol_version,
-        server_address=server_address,
-        server_port=server_port,
-        client_address=clean(client_address, 256) if client_address else None,
-        peer_address=peer[0] if peer else None,
-        peer_port=peer[1] if peer else None,
-        user_agent=clean(user_agent, 256) if user_agent else None,
-        headers=headers or {},
+        headers=headers,
         waited_seconds=waited_seconds,
     )
+
+
+def http_kind(
+    method: str, scheme: str, protocol_version: str | None, known_methods: Collection[str] = semconv.HTTP_METHODS
+) -> HttpKind:
+    """Return the kind of a request; the method is as it was sent."""
+    if method in known_methods:
+        return HttpKind(method, scheme, protocol_version)
+    return HttpKind(semconv.OTHER, scheme, protocol_version, clean(method, 64))
+
+
+def http_caller(host: str | None, scheme: str, user_agent: str | None) -> HttpCaller:
+    """Return what the headers Host and User-Agent say."""
+    address, port = host_and_port(host, scheme)
+    return HttpCaller(address, port, clean(user_agent, 256) if user_agent else None)
+
+
+def http_peer(peer: tuple[str, int] | None, client_address: str | None) -> Peer:
+    """Return the facts of a connection's other end and of the client, where that is known to be another."""
+    address, port = peer or (None, None)
+    return Peer(address, port, clean(client_address, 256) if client_address else None)
+
+
+def clean_path(path: str) -> str:
+    """Return a path that may be recorded."""
+    # Whatever took a query for a part of the path: its values must not get out that way.
+    return clean(path.partition("?")[0] if "?" in path else path)
 
 
 def captured(

@@ -19,7 +19,7 @@ from rsketch_telemetry import environment
 from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import SdkRecorder, guarded
+from rsketch_telemetry.recorders import create_recorder
 
 if TYPE_CHECKING:
     from rsketch_telemetry._grpc_internals import Patches
@@ -74,14 +74,14 @@ class _Instrumentor(BaseInstrumentor):  # type: ignore[misc] # as said above
             return
         quiet_propagators()
         settings = kwargs.get("settings") or InstrumentorSettings.from_env(environment.process_environ())
-        recorder = SdkRecorder(
+        recorder = create_recorder(
             _SCOPE,
             tracer_provider=kwargs.get("tracer_provider"),
             meter_provider=kwargs.get("meter_provider"),
             logger_provider=kwargs.get("logger_provider"),
             settings=settings,
         )
-        watch, patches = Watch(guarded(recorder), settings), Patches()
+        watch, patches = Watch(recorder, settings), Patches()
         try:
             self._patch(watch, patches, stood_down)
         except Exception:

@@ -10,6 +10,7 @@ until its timeout. They wait in their segments meanwhile.
 The locks are re-entrant: a finalizer or a signal handler that logs may run in the middle of anything here.
 """
 
+import functools
 import logging
 import os
 import random
@@ -24,10 +25,10 @@ from typing import Protocol
 
 from opentelemetry import context as context_api
 
-from rsketch_telemetry.otlp.frame import Item, frame
+from rsketch_telemetry.otlp.frame import Item, Scope, frame
 from rsketch_telemetry.signal import Signal
 
-__all__ = ["Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally"]
+__all__ = ["Inlet", "Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally"]
 
 _log = logging.getLogger("rsketch_telemetry")
 
@@ -47,6 +48,8 @@ _LONGEST_ASKED_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 3600.0
 """A wait of centuries, which an interval in the environment may ask for, overflows."""
 _JOIN_SECONDS = 0.3
+_SETTLED_AT_ONCE = 64
+"""Items of a scope, at most, that are not in the segment yet."""
 
 
 class Sent(Enum):
@@ -124,14 +127,20 @@ class Segment:
         """Return a new, empty segment of the same limits."""
         return Segment(self.limit_bytes, self.limit_items)
 
-    def append(self, item: Item) -> None:
-        """Add the newest item."""
+    def append(self, item: Item) -> bool:
+        """Add the newest item; return whether there is so much that it should not wait for the next interval."""
+        return self.extend((item,))
+
+    def extend(self, items: Iterable[Item]) -> bool:
+        """Add the newest items; see `append`."""
         with self._lock:
-            self._items.append(item)
-            self._bytes += _cost(item)
+            for item in items:
+                self._items.append(item)
+                self._bytes += len(item.body) + _OVERHEAD_BYTES
             while self._too_full():
                 self._drop_first()
                 self.evicted += 1
+            return self.pressing
 
     @property
     def pressing(self) -> bool:
@@ -186,12 +195,8 @@ class Segment:
         return bool(self._items) and (over_items or self._bytes > self.limit_bytes)
 
     def _drop_first(self) -> None:
-        self._bytes -= _cost(self._items.popleft())
+        self._bytes -= len(self._items.popleft().body) + _OVERHEAD_BYTES
         self._first += 1
-
-
-def _cost(item: Item) -> int:
-    return len(item.body) + _OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -268,10 +273,16 @@ class Lane:
         self.asked = asked
         self.batch_items = batch_items
         self.collect = collect
+        self.inlets: list[Inlet] = []
         self.due = 0.0
         self.hurried = False
         self.failures = 0
         self.tally = Tally()
+
+    def settle(self) -> None:
+        """Move what has come in into the segment."""
+        for inlet in self.inlets:
+            inlet.settle()
 
     def later(self, now: float, outcome: Outcome) -> None:
         """Put the next attempt off with jitter, and at least by what the other end asked for (at most an hour)."""
@@ -293,10 +304,51 @@ class Lane:
     def renew(self) -> None:
         """Begin anew after a fork: what waits here, and the connection, are the parent's."""
         self.segment = self.segment.emptied()
+        for inlet in self.inlets:
+            inlet.renew()
         self.sender.renew()
         self.failures = 0
         self.hurried = False
         self.tally = Tally()
+
+
+class Inlet:
+    """
+    The way in of one scope's items, for whoever has very many: `append` leaves most of the work to each 64th.
+
+    Args:
+        over: Told of the items of a lane that there is more of; returns how many may come before the next time.
+    """
+
+    __slots__ = ("_incoming", "_limit", "_lock", "_over", "_scope")
+
+    def __init__(self, scope: Scope, over: Callable[[list[Item]], int]) -> None:
+        self._scope = scope
+        self._over = over
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: what has come in is another process's."""
+        self._incoming: deque[bytes] = deque()
+        self._lock = threading.RLock()
+        # With the first item the thread starts.
+        self._limit = 1
+
+    def append(self, body: bytes) -> None:
+        """Take over a finished, encoded item, which nothing but the bound of the segment can lose from now on."""
+        incoming = self._incoming
+        incoming.append(body)
+        if len(incoming) >= self._limit:
+            self.settle()
+
+    def settle(self) -> None:
+        """Move what has come in into the segment."""
+        incoming = self._incoming
+        # One at a time, so that what others append meanwhile is not lost; in one thread, so that the order is kept.
+        with self._lock:
+            if incoming:
+                taken = [incoming.popleft() for _ in range(len(incoming))]
+                self._limit = self._over([Item(self._scope, body) for body in taken])
 
 
 class Pipeline:
@@ -359,13 +411,34 @@ class Pipeline:
 
     def append(self, signal: Signal, item: Item) -> None:
         """Take over a finished item; it is in its segment when this returns."""
+        if lane := self._lanes.get(signal):
+            self._take(lane, [item])
+
+    def inlet(self, signal: Signal, scope: Scope) -> Callable[[bytes], None]:
+        """
+        Return what takes over one finished, encoded item of *scope*: `append`, for whoever has very many.
+
+        It never raises, and does nothing where *signal* is not exported.
+        """
         lane = self._lanes.get(signal)
-        if lane is None or self._closed:
-            return
-        lane.segment.append(item)
+        if lane is None:
+            return lambda _: None
+        made = Inlet(scope, functools.partial(self._take, lane))
+        lane.inlets.append(made)
+        return made.append
+
+    def _take(self, lane: Lane, items: list[Item]) -> int:
+        """Put items into the segment; return after how many more that is to be done again."""
+        # The segment is another one after a fork.
+        if not self._closed and (lane.segment.extend(items) or self._thread is None):
+            self._attend(lane)
+        return _SETTLED_AT_ONCE if self._thread is not None else 1
+
+    def _attend(self, lane: Lane) -> None:
+        """See to a lane that has an item and no thread, or very many items."""
         if self._thread is None:
             self.start()
-        elif lane.segment.pressing and not lane.hurried and lane.failures == 0:
+        elif not lane.hurried and lane.failures == 0:
             self._hurry(lane)
 
     def replace(self, signal: Signal, items: Iterable[Item]) -> None:
@@ -429,7 +502,7 @@ class Pipeline:
 
     def _flush(self, timeout_seconds: float, *, final: bool) -> bool:
         if self._thread is None:
-            return all(not lane.segment for lane in self._lanes.values())
+            return not any(self.left().values())
         if self._thread is threading.current_thread():
             return False
         flush = _Flush(time.monotonic() + timeout_seconds, final=final)
@@ -459,7 +532,12 @@ class Pipeline:
 
     def left(self) -> dict[Signal, int]:
         """Return how many items wait, by signal."""
+        self._settle()
         return {signal: len(lane.segment) for signal, lane in self._lanes.items()}
+
+    def _settle(self) -> None:
+        for lane in self._lanes.values():
+            lane.settle()
 
     def _run(self) -> None:
         # Exports make no telemetry of their own, whatever instrumentor watches the transport's library.
@@ -493,6 +571,8 @@ class Pipeline:
 
     def _send_due(self) -> None:
         for lane in self._lanes.values():
+            if lane.segment.evicted:
+                self._reporter.full(lane)
             if lane.due <= time.monotonic() and not self._closed:
                 self._collect(lane)
                 lane.due = time.monotonic() + lane.interval_seconds
@@ -500,6 +580,7 @@ class Pipeline:
 
     def _send_waiting(self, lane: Lane) -> None:
         """Send what waits now; what ends meanwhile is the next turn's, or the other lanes would never have theirs."""
+        lane.settle()
         end = lane.segment.end
         # It has its turn: until that is over an item that ends need not ask for one.
         lane.hurried = True
@@ -523,6 +604,7 @@ class Pipeline:
                 was_failing = lane.failures > 0
                 left = max(0.05, deadline - time.monotonic())
                 sent = self._send(lane, min(lane.timeout_seconds, left))
+                lane.settle()
                 if not lane.segment or (was_failing and not sent):
                     waiting.remove(lane)
             if waiting and all(lane.failures > 0 for lane in waiting):
@@ -530,7 +612,7 @@ class Pipeline:
         for lane in uncollected:
             # So that what is left is said in full.
             self._collect(lane)
-        return all(not lane.segment for lane in self._lanes.values())
+        return not any(self.left().values())
 
     def _collect(self, lane: Lane) -> None:
         if lane.collect is None:
@@ -547,6 +629,7 @@ class Pipeline:
 
     def _send(self, lane: Lane, timeout_seconds: float) -> bool:
         """Send one batch; return whether the lane may go on at once."""
+        lane.settle()
         mark, batch = lane.segment.peek(BATCH_BYTES, lane.batch_items)
         if not batch:
             return False
@@ -598,6 +681,7 @@ class Reporter:
         self._troubles: dict[str, _Trouble] = {}
         self._said: dict[str, float] = {}
         self._refusals: dict[tuple[Signal, str], _Refusal] = {}
+        self._full: set[Signal] = set()
 
     def report(self, lane: Lane, outcome: Outcome, items: int) -> None:
         """Take note of one request's outcome."""
@@ -609,6 +693,13 @@ class Reporter:
         lost = items if outcome.sent is Sent.REFUSED else outcome.rejected
         if lost or (outcome.reason and outcome.sent is Sent.ACCEPTED):
             self._refused(lane, outcome, lost)
+
+    def full(self, lane: Lane) -> None:
+        """Say, once, that a segment is full and what ended first is dropped."""
+        if lane.signal not in self._full:
+            self._full.add(lane.signal)
+            text = "telemetry: more %s than can be sent: the oldest are dropped from now on, and counted as %s"
+            _log.warning(text, lane.signal.items, "queue_full")
 
     def stopped(self, left: dict[Signal, int]) -> None:
         """Say what could not be delivered before the process ends."""

@@ -61,7 +61,7 @@ def _observe_processor(meter: Meter, lane: Lane) -> None:
     prefix = f"otel.sdk.processor.{items}"
     limit = lane.segment.limit_items
     meter.create_observable_up_down_counter(
-        f"{prefix}.queue.size", _callbacks(lambda: [(len(lane.segment), named)]), unit, "What waits to be exported."
+        f"{prefix}.queue.size", _callbacks(lambda: [(_waiting(lane), named)]), unit, "What waits to be exported."
     )
     if limit is not None:
         # Otherwise the bound is one of bytes.
@@ -74,6 +74,11 @@ def _observe_processor(meter: Meter, lane: Lane) -> None:
         unit,
         "What left the queue: because its export was over, or for the reason named.",
     )
+
+
+def _waiting(lane: Lane) -> int:
+    lane.settle()
+    return len(lane.segment)
 
 
 def _processed(lane: Lane, named: Mapping[str, str]) -> _Values:

@@ -15,7 +15,7 @@ from opentelemetry.util.types import Attributes
 
 from rsketch_telemetry.sampling import Rule
 
-__all__ = ["by_rules"]
+__all__ = ["RuleSampler", "by_rules"]
 
 
 def by_rules(rules: Sequence[Rule], otherwise: Sampler) -> Sampler:
@@ -27,13 +27,21 @@ def by_rules(rules: Sequence[Rule], otherwise: Sampler) -> Sampler:
         otherwise: Decides on root spans that no rule is for.
     """
     # The parent decides whatever *otherwise* is: a trace that a rule began must not lose its inner spans to a ratio.
-    return ParentBased(_Rules(rules, otherwise))
+    return ParentBased(RuleSampler(rules, otherwise))
 
 
-class _Rules(Sampler):
+class RuleSampler(Sampler):
+    """
+    Decides by the first rule that matches, for server spans, and otherwise as another sampler does.
+
+    Attributes:
+        rules: Each with the sampler of its ratio.
+        otherwise: The other sampler.
+    """
+
     def __init__(self, rules: Sequence[Rule], otherwise: Sampler) -> None:
-        self._rules = [(rule, TraceIdRatioBased(rule.ratio)) for rule in rules]
-        self._otherwise = otherwise
+        self.rules = tuple((rule, TraceIdRatioBased(rule.ratio)) for rule in rules)
+        self.otherwise = otherwise
 
     def should_sample(
         self,
@@ -45,11 +53,13 @@ class _Rules(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        sampler = self._for(attributes or {}) if kind is SpanKind.SERVER else self._otherwise
+        """Decide; see `Sampler`."""
+        sampler = self._for(attributes or {}) if kind is SpanKind.SERVER else self.otherwise
         return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def _for(self, attributes: Mapping[str, object]) -> Sampler:
-        return next((sampler for rule, sampler in self._rules if rule.matches(attributes)), self._otherwise)
+        return next((sampler for rule, sampler in self.rules if rule.matches(attributes)), self.otherwise)
 
     def get_description(self) -> str:
-        return f"{', '.join(rule.text for rule, _ in self._rules)}, else {self._otherwise.get_description()}"
+        """Return the rules as they were written, and the other sampler."""
+        return f"{', '.join(rule.text for rule, _ in self.rules)}, else {self.otherwise.get_description()}"

@@ -20,11 +20,11 @@ from opentelemetry.trace import TracerProvider
 from rsketch_telemetry import environment
 from rsketch_telemetry._caller_context import quiet_propagators
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import Recorder, SdkRecorder, guarded
+from rsketch_telemetry.recorder import Recorder
+from rsketch_telemetry.recorders import create_recorder
 
 if TYPE_CHECKING:
-    from rsketch_telemetry._sanic_hooks import SanicHooks
-    from rsketch_telemetry._sanic_request import Extract
+    from rsketch_telemetry._sanic_hooks import Parent, SanicHooks
 
 __all__ = ["SanicInstrumentor"]
 
@@ -62,7 +62,7 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
             return
         quiet_propagators()
         given = settings or InstrumentorSettings.from_env(environment.process_environ())
-        recorder = SdkRecorder(
+        recorder = create_recorder(
             __name__,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
@@ -70,7 +70,7 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
             settings=given,
         )
         try:
-            self._hooks = _installed(guarded(recorder), given)
+            self._hooks = _installed(recorder, given)
         except Exception as error:  # noqa: BLE001 - a Sanic that has changed inside must not fail the program
             _log.warning(
                 "telemetry: SanicInstrumentor stands down: it does not know this release of Sanic (%s: %s)",
@@ -88,7 +88,7 @@ class SanicInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # its base is 
 def _installed(recorder: Recorder, settings: InstrumentorSettings) -> "SanicHooks":
     from rsketch_telemetry._sanic_hooks import SanicHooks
 
-    hooks = SanicHooks(recorder, settings, _extract())
+    hooks = SanicHooks(recorder, settings, _parent())
     hooks.install()
     return hooks
 
@@ -100,15 +100,11 @@ def _other_instrumentor() -> bool:
     return getattr(sanic.Sanic.__init__, "_otel_instrumented", False) is True
 
 
-def _extract() -> "Extract":
-    """Return the global propagator's `extract`; one that finds nothing where OTEL_PROPAGATORS cannot be used."""
+def _parent() -> "Parent":
+    """Return what reads a caller's context; it finds none where OTEL_PROPAGATORS cannot be used."""
     try:
-        from opentelemetry.propagate import extract
-    except Exception as error:  # noqa: BLE001 - that import loads whatever the environment names
+        from rsketch_telemetry._sanic_parent import parent_context
+    except Exception as error:  # noqa: BLE001 - the API's import loads whatever the environment names
         _log.warning("no trace context is taken from requests, because OTEL_PROPAGATORS cannot be used: %s", error)
-        return _extract_nothing
-    return extract
-
-
-def _extract_nothing(carrier: object, context: Context, getter: object) -> Context:
-    return context
+        return lambda _: Context()
+    return parent_context

@@ -1,5 +1,6 @@
 """The SDK's providers, built from checked settings, with the pipeline behind them."""
 
+import functools
 import inspect
 import logging
 import os
@@ -42,9 +43,11 @@ from rsketch_telemetry.destinations import Destination, destination
 from rsketch_telemetry.environment import Complaint
 from rsketch_telemetry.event_loop import LoopLag
 from rsketch_telemetry.otlp.encode import metric_items, resource_message
+from rsketch_telemetry.otlp.frame import Item
 from rsketch_telemetry.otlp.send import sender
 from rsketch_telemetry.pipeline import Lane, Pipeline, Reporter, Segment
 from rsketch_telemetry.processors import BaggageLogs, BaggageSpans, PipelineLogs, PipelineSpans, count_unencodable
+from rsketch_telemetry.recorders import Choice, Made, choose
 from rsketch_telemetry.redaction import clean
 from rsketch_telemetry.rule_sampler import by_rules
 from rsketch_telemetry.signal import Signal
@@ -86,6 +89,8 @@ class Providers:
     """Measures event loops; None where nothing is measured of the process."""
     disabled: bool
     """Whether a configuration file switches telemetry off; the providers do nothing then."""
+    choice: Choice
+    """Which recorder serves the instrumentors."""
 
 
 def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], complaints: list[Complaint]) -> Providers:
@@ -129,6 +134,18 @@ def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], co
     _renew_after_fork(meters)
     _process_spans(base.tracers, given, pipeline, foreign[Signal.TRACES], lag)
     _process_logs(base.loggers, given, pipeline, foreign[Signal.LOGS])
+    choice, reader.lean = choose(
+        Made(
+            environ=given,
+            tracers=base.tracers,
+            meters=meters,
+            loggers=base.loggers,
+            pipeline=pipeline,
+            readers=readers,
+            views=base.meters.get("views", ()),
+            own=(BaggageSpans, PipelineSpans, _PipelineReader),
+        )
+    )
     if base.propagator is not None:
         set_global_textmap(base.propagator)
     named = (*(f"{signal.value}: {name}" for signal in Signal for name in foreign[signal]), *base.foreign)
@@ -143,6 +160,7 @@ def create_providers(environ: Mapping[str, str], identity: Mapping[str, str], co
         sampler=sampler,
         lag=lag,
         disabled=base.disabled,
+        choice=choice,
     )
 
 
@@ -433,7 +451,7 @@ def _lane(environ: Mapping[str, str], to: Destination, reader: "_PipelineReader"
             interval_seconds=interval,
             timeout_seconds=min(to.timeout_seconds, timeout),
             asked="OTEL_METRIC_EXPORT_INTERVAL" in environ,
-            collect=reader.collect,
+            collect=reader.gather,
         )
     prefix, delay = ("OTEL_BSP", 5000) if to.signal is Signal.TRACES else ("OTEL_BLRP", 1000)
     return Lane(
@@ -479,16 +497,32 @@ class _PipelineReader(MetricReader):
         # Only a snapshot that says everything since the start makes an unsent older one worthless.
         self._replaces = temporality == "cumulative"
         self._pipeline: Pipeline | None = None
+        self._items: list[Item] = []
+        self.lean: Callable[[], list[Item]] = list
 
     def feed(self, pipeline: Pipeline) -> None:
         """Name the pipeline that collections go to."""
         self._pipeline = pipeline
 
+    def gather(self) -> None:
+        """Put the current metrics into the pipeline: the SDK's and those of the lean recorders."""
+        self._items = []
+        try:
+            self.collect()
+        finally:
+            # Also where a callback of the program's has raised.
+            self._hand_over([*self._items, *self.lean()])
+
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: object) -> None:
+        """Take what the SDK has, which is not asked for where it has nothing."""
+        if (pipeline := self._pipeline) is not None:
+            refused = functools.partial(count_unencodable, pipeline, Signal.METRICS)
+            self._items = list(metric_items(metrics_data, refused))
+
+    def _hand_over(self, items: list[Item]) -> None:
         pipeline = self._pipeline
-        if pipeline is None:
+        if pipeline is None or not items:
             return
-        items = list(metric_items(metrics_data, lambda error: count_unencodable(pipeline, Signal.METRICS, error)))
         if self._replaces:
             pipeline.replace(Signal.METRICS, items)
             return

@@ -48,7 +48,7 @@ class Summary:
     Attributes:
         disabled: `OTEL_SDK_DISABLED` is true: nothing is recorded.
         sampler: Its name as `OTEL_TRACES_SAMPLER` has it, and its argument, behind the sampling rules.
-        recorder: Which recorder serves the instrumentors.
+        recorder: Which recorder serves the instrumentors, `lean` or `sdk`, and why.
         destinations: Empty where nothing is exported over OTLP.
         foreign: Exporters other than OTLP, as `signal: name`.
     """
@@ -85,7 +85,7 @@ class Telemetry:
             disabled=False,
             service_name=str(made.tracers.resource.attributes.get("service.name", "")),
             sampler=made.sampler,
-            recorder="sdk",
+            recorder=f"{made.choice.recorder}: {made.choice.reason}",
             destinations=tuple(
                 Exported(signal=to.signal.value, protocol=to.protocol, endpoint=to.masked) for to in made.destinations
             ),

@@ -13,8 +13,8 @@ from recording import Recording
 from rsketch_telemetry import annotate, facts, semconv
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome
 from rsketch_telemetry.otlp.encode import span_item
-from rsketch_telemetry.recorder import SdkRecorder
 from rsketch_telemetry.redaction import REDACTED, clean, redact_query, scrub
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 _SECRETS = st.text(string.ascii_letters + string.digits, min_size=12, max_size=40)
 _KEYS = st.text(string.ascii_letters + "_-.", max_size=11)
@@ -106,7 +106,7 @@ def test_any_request_makes_telemetry_that_can_be_encoded(
     recording = Recording()
     recorder = SdkRecorder("rsketch_telemetry.test", **recording.providers)
     call = recorder.http_server(facts.http_request(**request), Context())
-    call.end(HttpOutcome(status_code=status, exception=ValueError(message) if status and status > 499 else None))
+    call.finish(HttpOutcome(status_code=status, exception=ValueError(message) if status and status > 499 else None))
     (span,) = recording.spans.get_finished_spans()
 
     span_item(span)
@@ -124,7 +124,7 @@ def test_any_rpc_makes_telemetry_that_can_be_encoded(path: str, status: str, ser
     method, original = facts.rpc_method(path)
     start = recorder.rpc_server if server else recorder.rpc_client
     address = None if server else "till.example"
-    start(RpcCall(method=method, method_original=original, server_address=address), Context()).end(
+    start(RpcCall(method=method, method_original=original, server_address=address), Context()).finish(
         RpcOutcome(status_code=status)
     )
     (span,) = recording.spans.get_finished_spans()
@@ -155,10 +155,10 @@ def test_any_annotation_leaves_a_span_that_can_be_encoded(attributes: dict[str, 
     call = SdkRecorder("rsketch_telemetry.test", **recording.providers).http_server(
         facts.http_request(method="GET", scheme="http", path="/"), Context()
     )
-    token = context_api.attach(call.context)
+    token = context_api.attach(call.inner)
     annotate(**attributes)
     context_api.detach(token)
-    call.end(HttpOutcome(status_code=200))
+    call.finish(HttpOutcome(status_code=200))
     (span,) = recording.spans.get_finished_spans()
 
     span_item(span)

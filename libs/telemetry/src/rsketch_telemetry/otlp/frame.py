@@ -9,7 +9,9 @@ The three export requests have the same shape and the same field numbers, so one
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Item", "Scope", "field", "frame"]
+from rsketch_telemetry.otlp.wire import field, tag, text, varint
+
+__all__ = ["Item", "Scope", "frame"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Scope:
     schema_url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """
     One encoded `Span`, `LogRecord` or `Metric`, complete and independent of all others.
@@ -42,29 +44,26 @@ class Item:
 
 def frame(resource: bytes, schema_url: str, items: Iterable[Item]) -> bytes:
     """Return the export request that holds *items* under one encoded `Resource`."""
-    scopes: dict[Scope, list[bytes]] = {}
-    for item in items:
-        scopes.setdefault(item.scope, []).append(field(2, item.body))
     parts = [field(1, resource)]
-    for scope, bodies in scopes.items():
-        parts.append(field(2, b"".join([field(1, scope.message), *bodies, _text(3, scope.schema_url)])))
-    parts.append(_text(3, schema_url))
+    for scope, bodies in _by_scope(items).items():
+        parts.append(field(2, b"".join([field(1, scope.message), *bodies, text(3, scope.schema_url)])))
+    parts.append(text(3, schema_url))
     return field(1, b"".join(parts))
 
 
-def field(number: int, content: bytes) -> bytes:
-    """Return a length-delimited protobuf field; *number* is from 1 to 15."""
-    return bytes((number << 3 | 2,)) + _varint(len(content)) + content
+def _by_scope(items: Iterable[Item]) -> dict[Scope, list[bytes]]:
+    """Return the fields of the items of each scope."""
+    scopes: dict[Scope, list[bytes]] = {}
+    scope: Scope | None = None
+    fields: list[bytes] = []
+    for item in items:
+        # Most often that of the item before: to look it up means to hash its message.
+        if item.scope is not scope:
+            scope = item.scope
+            fields = scopes.setdefault(scope, [])
+        body = item.body
+        fields += (_ITEM, varint(len(body)), body)
+    return scopes
 
 
-def _text(number: int, value: str) -> bytes:
-    return field(number, value.encode()) if value else b""
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+_ITEM = tag(2)

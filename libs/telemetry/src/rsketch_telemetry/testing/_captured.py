@@ -41,7 +41,8 @@ from rsketch_telemetry.otlp.model import (
     decode_traces,
 )
 from rsketch_telemetry.otlp.store import NotArrivedError, TelemetryStore
-from rsketch_telemetry.recorder import Recorder, SdkRecorder
+from rsketch_telemetry.recorder import Recorder
+from rsketch_telemetry.sdk_recorder import SdkRecorder
 from rsketch_telemetry.version import __version__
 
 __all__ = ["Captured", "PointReader"]

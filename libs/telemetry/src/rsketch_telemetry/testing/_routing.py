@@ -191,21 +191,21 @@ class _Routed:
 class _Call(Generic[Outcome]):
     """One call, which is found in its capture once all that belongs to it is there."""
 
-    def __init__(self, inner: Call[Outcome], captured: Captured) -> None:
-        self.context = inner.context
-        self._inner = inner
+    def __init__(self, call: Call[Outcome], captured: Captured) -> None:
+        self.inner = call.inner
+        self._call = call
         self._captured = captured
 
-    def end(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome) -> None:
         with self._captured.settling():
-            self._inner.end(outcome)
+            self._call.finish(outcome)
 
 
 class _Unseen:
     def __init__(self, context: Context) -> None:
-        self.context = context
+        self.inner = context
 
-    def end(self, outcome: object) -> None:
+    def finish(self, outcome: object) -> None:
         """Do nothing."""
 
 

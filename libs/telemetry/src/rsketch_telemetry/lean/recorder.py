@@ -1,0 +1,344 @@
+"""The recorder of plain configurations, and what it keeps of calls that are alike."""
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from random import getrandbits
+from time import perf_counter_ns, time_ns
+from typing import Any, Final
+
+from opentelemetry import baggage
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import (  # noqa: TID251 - what a span becomes that more is asked of
+    SpanProcessor,
+    TracerProvider,
+    _Span,
+)
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: TID251 - likewise
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from rsketch_telemetry import semconv
+from rsketch_telemetry._once import Once
+from rsketch_telemetry.facts import (
+    Attributes,
+    HttpCaller,
+    HttpKind,
+    HttpOutcome,
+    HttpRequest,
+    Peer,
+    RpcCall,
+    RpcOutcome,
+)
+from rsketch_telemetry.lean.calls import HttpServerCall, RpcClientCall, RpcServerCall, Template, template
+from rsketch_telemetry.lean.cells import Cells, Open
+from rsketch_telemetry.lean.sampling import Decide
+from rsketch_telemetry.lean.span import BOTH, RANDOM, TAGS, TRACE_ID_AT, TRACE_ID_MASK, LeanSpan
+from rsketch_telemetry.otlp import wire
+from rsketch_telemetry.recorder import Call, Recorder, guarded
+from rsketch_telemetry.sdk_recorder import SdkRecorder
+
+__all__ = ["LeanRecorder", "Plain"]
+
+_log = logging.getLogger("rsketch_telemetry")
+
+_FAULTS = 3
+"""So many defects, and the SDK's way is taken for good."""
+_KEPT = 4096
+"""Facts of which the encoded form is kept, and kinds of calls; with one more all are forgotten."""
+_NONE: Final = object()
+_new: Any = object.__new__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain:
+    """
+    A configuration that the lean recorder serves.
+
+    Attributes:
+        decisions: Of the sampler, for each kind of span.
+        roots: What it decides of all roots, where it leaves all else to the parent's flag; else None.
+        append: Takes over an encoded span of the scope.
+        cells: The series of the scope.
+        copies_baggage: Whether entries of baggage become attributes of spans.
+        unencodable: Counts a span that could not be recorded.
+    """
+
+    tracers: TracerProvider
+    decisions: Mapping[SpanKind, Decide]
+    roots: bool | None
+    append: Callable[[bytes], None]
+    cells: Cells
+    copies_baggage: bool
+    unencodable: Callable[[], object]
+
+
+class LeanRecorder:
+    """
+    Records by templates; whatever it does not serve, and everything once that is more, goes the SDK's way.
+
+    Args:
+        plain: What it has been chosen for.
+        sdk: The recorder of the SDK's way, whose durations are those of *plain*.
+    """
+
+    def __init__(self, plain: Plain, sdk: SdkRecorder) -> None:
+        self.settings = sdk.settings
+        self.append = plain.append
+        self.cells = plain.cells
+        self.exemplars = plain.cells.exemplars
+        simple = plain.roots is not None
+        self._decide_server = None if simple else plain.decisions[SpanKind.SERVER]
+        self._decide_client = None if simple else plain.decisions[SpanKind.CLIENT]
+        self._copies_baggage = plain.copies_baggage
+        self.counts_requests = semconv.HTTP_ACTIVE_REQUESTS in sdk.settings.opt_in_metrics
+        self.exception = sdk.exception
+        self.lock = threading.RLock()
+        self._tracer: Any = sdk.tracer
+        self._sdk: Recorder = guarded(sdk)
+        self._unencodable = plain.unencodable
+        self._faults = 0
+        self._failed = Once("a call could not be recorded; this is said once")
+        self._stood_down = False
+        self._watched: Any = plain.tracers._active_span_processor
+        self._processors: object = self._watched._span_processors
+        self._new_ids, self._new_span_id, flags = _ids(plain.tracers.id_generator)
+        self._root_flags = flags | (plain.roots is True)
+        self._child_flags = RANDOM | simple
+        self._forget()
+        forget = weakref.WeakMethod(self._forget)
+        # The series of a forked child are others.
+        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+
+    def _forget(self) -> None:
+        self.http: dict[object, dict[object, Template]] = {}
+        self.rpc: dict[object, dict[object, Template]] = {}
+        self._calls: dict[str, Open] = {}
+        self.encoded = _Encoded()
+
+    # What instrumentors call.
+
+    def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
+        """Start a SERVER span; see `Recorder`."""
+        if self._watched._span_processors is self._processors or self._still_serves():
+            try:
+                made: HttpServerCall = _new(HttpServerCall)
+                self._begin(made, request, parent, self._decide_server)
+                waited_ns = int(request.waited_seconds * 1e9)
+                made._start_ns -= waited_ns
+                made._clock_ns -= waited_ns
+                if self.counts_requests:
+                    self.count_request(request.kind, 1)
+            except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
+                self.fault()
+            else:
+                return made
+        return self._sdk.http_server(request, parent)
+
+    def rpc_server(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start a SERVER span; see `Recorder`."""
+        if self._watched._span_processors is self._processors or self._still_serves():
+            try:
+                made: RpcServerCall = _new(RpcServerCall)
+                self._begin(made, call, parent, self._decide_server)
+                made.open = self._calls.get(call.method) or self._open_calls(call)
+                made.open.add(1)
+            except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+                self.fault()
+            else:
+                return made
+        return self._sdk.rpc_server(call, parent)
+
+    def rpc_client(self, call: RpcCall, parent: Context) -> Call[RpcOutcome]:
+        """Start a CLIENT span; see `Recorder`."""
+        if self._watched._span_processors is self._processors or self._still_serves():
+            try:
+                made: RpcClientCall = _new(RpcClientCall)
+                self._begin(made, call, parent, self._decide_client)
+            except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+                self.fault()
+            else:
+                return made
+        return self._sdk.rpc_client(call, parent)
+
+    def _begin(self, span: LeanSpan[Any], facts: Any, parent: Context, decide: Decide | None) -> None:
+        """
+        Begin a span.
+
+        Args:
+            span: A new one.
+            facts: Of the call.
+            parent: The caller's context, or that in which the call is made.
+            decide: Whether it is sampled; None where that follows from its parent, or the flags of a root say so.
+        """
+        span._recorder = self
+        span._facts = facts
+        span._parent_context = parent
+        span._context = span._whole = None
+        span._finished = False
+        # As the API's functions leave it there; to ask what class it is takes longer than all this.
+        above: Any = parent.get(_SPAN_KEY) if parent else None
+        caller = above.get_span_context() if above is not None else None
+        if caller is None or not caller.is_valid:
+            span._parent = caller = None
+            span._ids = self._new_ids() & BOTH | TAGS
+            flags = self._root_flags
+        else:
+            span._parent = caller
+            span._ids = caller.trace_id << TRACE_ID_AT | self._new_span_id() | TAGS
+            flags = caller.trace_flags & self._child_flags
+        if decide is not None:
+            flags |= decide(caller, span._ids >> TRACE_ID_AT & TRACE_ID_MASK, span._begun)
+        span._flags = flags
+        span._start_ns = time_ns()
+        span._clock_ns = perf_counter_ns()
+        if self._copies_baggage and baggage.get_all(parent):
+            # A processor of spans has to see it.
+            span.whole()
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        """Add to an up-down counter; see `Recorder`."""
+        try:
+            self.cells.open(metric, attributes).add(change)
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            self.fault()
+
+    def _still_serves(self) -> bool:
+        """Return whether nobody has come to see the spans of the SDK since this was chosen."""
+        if self._stood_down:
+            return False
+        # One that a test has added may be gone again.
+        if self._watched._span_processors == self._processors:
+            self._processors = self._watched._span_processors
+            return True
+        self._stand_down("a span processor was added")
+        return False
+
+    def _stand_down(self, reason: str) -> None:
+        # No tuple of processors is this one.
+        self._stood_down, self._processors = True, _NONE
+        _log.warning("telemetry: the SDK recorder takes over: %s", reason)
+
+    def fault(self) -> None:
+        """Take note of a defect that has cost a call its record; called while the exception is handled."""
+        self._unencodable()
+        self._failed()
+        self._faults += 1
+        if self._faults == _FAULTS:
+            self._stand_down("the lean one has failed repeatedly")
+
+    # What calls ask.
+
+    def whole(self, span: Any) -> Span:
+        """Return a span of the SDK in the place of a `LeanSpan`; of one that has ended a copy, for whoever reads it."""
+        context = span.get_span_context()
+        if not context.trace_flags.sampled:
+            return NonRecordingSpan(context)
+        tracer = self._tracer
+        made = _Span(
+            name=span._name(),
+            context=context,
+            parent=span._parent,
+            sampler=tracer.sampler,
+            resource=tracer.resource,
+            attributes=span._begun(),
+            kind=span.kind,
+            # A copy is nothing to be exported.
+            span_processor=SpanProcessor() if span._finished else tracer.span_processor,
+            instrumentation_info=tracer.instrumentation_info,
+            record_exception=False,
+            set_status_on_exception=False,
+            limits=tracer._span_limits,
+            instrumentation_scope=tracer._instrumentation_scope,
+        )
+        made.start(span._start_ns, span._parent_context)
+        if span._finished:
+            span._complete(made, None)
+        return made
+
+    def http_template(self, kind: HttpKind, outcome: HttpOutcome) -> Template:
+        """Return what all requests of a *kind* have in common that end with an *outcome*."""
+        # Of unknown methods there may be any number.
+        alike = kind if kind.method_original is None else (kind.scheme, kind.protocol_version)
+        templates = self.http.get(alike)
+        if templates is None:
+            templates = _keep(self.http, alike, {})
+        end = (outcome.status_code, outcome.route, outcome.error)
+        found: Template | None = templates.get(end)
+        if found is None:
+            said = outcome.attributes()
+            duration = self.cells.duration(semconv.HTTP_SERVER_DURATION, kind.metric_attributes() | said)
+            begun = HttpKind(kind.method, kind.scheme, kind.protocol_version).attributes()
+            found = template(SpanKind.SERVER, kind.span_name(outcome.route), begun | said, duration)
+            _keep(templates, end, found)
+        if outcome.kept:
+            _keep(templates, outcome, found)
+        return found
+
+    def rpc_template(self, kind: SpanKind, call: RpcCall, status_code: str) -> Template:
+        """Return what all RPCs like *call* have in common that end with a status."""
+        templates = self._alike(call)
+        found = templates.get(status_code)
+        if found is None:
+            server = kind is SpanKind.SERVER
+            said = call.metric_attributes() | RpcOutcome(status_code=status_code).attributes(server=server)
+            metric = semconv.RPC_SERVER_DURATION if server else semconv.RPC_CLIENT_DURATION
+            made = template(kind, call.span_name(), said, self.cells.duration(metric, said))
+            found = _keep(templates, status_code, made)
+        return found
+
+    def _alike(self, call: RpcCall) -> dict[object, Template]:
+        # Of unknown methods, and of calls whose metadata are recorded, there may be any number.
+        values = (call.method, call.server_address, call.server_port)
+        templates = self.rpc.get(values)
+        if templates is None:
+            templates = _keep(self.rpc, values, {})
+        if call.method_original is None and call.metadata is None:
+            _keep(self.rpc, call, templates)
+        return templates
+
+    def _open_calls(self, call: RpcCall) -> Open:
+        """Return the series of the RPCs being served that are like *call*."""
+        made = self.cells.open(semconv.RSKETCH_RPC_CALLS, {semconv.RPC_METHOD: call.method})
+        _keep(self._calls, call.method, made)
+        return made
+
+    def count_request(self, kind: HttpKind, change: int) -> None:
+        """Count an HTTP request among those being served."""
+        attributes: Attributes = {semconv.HTTP_REQUEST_METHOD: kind.method, semconv.URL_SCHEME: kind.scheme}
+        self.in_flight(semconv.HTTP_ACTIVE_REQUESTS, change, attributes)
+
+
+class _Encoded(dict[HttpCaller | Peer, bytes]):
+    """The fields of a span that say what facts say; bounded."""
+
+    def __missing__(self, facts: HttpCaller | Peer) -> bytes:
+        encoded = wire.attributes(9, facts.attributes())
+        _keep(self, facts, encoded)
+        return encoded
+
+
+def _keep(table: dict[Any, Any], key: object, value: Any) -> Any:
+    """Keep a value in a bounded table, and return it."""
+    if len(table) >= _KEPT:
+        table.clear()
+    table[key] = value
+    return value
+
+
+def _ids(generator: Any) -> tuple[Callable[[], int], Callable[[], int], int]:
+    """Return what makes the ids of a root, as `LeanSpan` has them, and of another span; and the flags of a root."""
+    random = getattr(generator, "is_trace_id_random", None)
+    flags = RANDOM if random is not None and random() else 0
+    if type(generator) is RandomIdGenerator:
+        # That one of them is all zeros is to be expected once in 2**64 spans.
+        return partial(getrandbits, 208), partial(getrandbits, 64), flags
+
+    def both() -> int:
+        return int(generator.generate_trace_id() << 80 | generator.generate_span_id())
+
+    return both, generator.generate_span_id, flags

@@ -16,7 +16,7 @@ ON = Summary(
     disabled=False,
     service_name="shop",
     sampler="AlwaysOn",
-    recorder="sdk",
+    recorder="lean (a plain configuration)",
     destinations=tuple(
         Exported(signal=signal, protocol="grpc", endpoint="http://localhost:4317") for signal in ("traces", "metrics")
     ),
@@ -36,7 +36,7 @@ def test_page_is_aligned_and_plain() -> None:
         "  telemetry  traces, metrics to http://localhost:4317 (grpc)",
         "  service    shop",
         "  sampler    AlwaysOn",
-        "  recorder   sdk",
+        "  recorder   lean (a plain configuration)",
         "  logs       text, info and above, on stderr",
         "  workers    2",
     ]

@@ -120,7 +120,10 @@ def _plan(names: Sequence[str], entries: Mapping[str, EntryPoint], environ: Mapp
 @contextmanager
 def _telemetry(config: ServerConfig, environ: Mapping[str, str], names: Sequence[str]) -> Iterator[Telemetry]:
     """Telemetry from before services are loaded until they have closed; an unforeseen failure is exported as well."""
-    telemetry = rsketch_telemetry.configure(environ, identity=identity.attributes(names))
+    try:
+        telemetry = rsketch_telemetry.configure(environ, identity=identity.attributes(names))
+    except rsketch_telemetry.ConfigurationError as error:
+        raise UsageError(str(error)) from None
     try:
         yield telemetry
     except ServiceError as error:

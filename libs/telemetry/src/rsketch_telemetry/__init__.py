@@ -6,10 +6,12 @@ PYTEST_DONT_REWRITE
 """
 
 from rsketch_telemetry.annotations import annotate
+from rsketch_telemetry.environment import ConfigurationError
 from rsketch_telemetry.telemetry import Exported, Summary, Telemetry, configure, current, instrument
 from rsketch_telemetry.version import __version__
 
 __all__ = [
+    "ConfigurationError",
     "Exported",
     "Summary",
     "Telemetry",

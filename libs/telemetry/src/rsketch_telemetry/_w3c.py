@@ -12,11 +12,11 @@ from typing import Final
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation import _SPAN_KEY
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["NOTHING", "is_pair", "parent", "traceparent"]
+__all__ = ["NOTHING", "Caller", "is_pair", "parent", "traceparent"]
 
 NOTHING: Final = Context()
 """The context of a caller that has sent none."""
@@ -35,6 +35,25 @@ def is_pair(propagator: object) -> bool:
     return [type(each) for each in propagator._propagators] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
 
 
+class Caller(NonRecordingSpan):
+    """The span that a `traceparent` names; its `SpanContext` is made when somebody asks for it."""
+
+    is_remote: Final = True
+    trace_state: Final = TraceState()
+
+    def __init__(self, trace_id: int, span_id: int, trace_flags: TraceFlags) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.trace_flags = trace_flags
+
+    def get_span_context(self) -> SpanContext:
+        """Return it."""
+        return SpanContext(self.trace_id, self.span_id, is_remote=True, trace_flags=self.trace_flags)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.get_span_context()!r})"
+
+
 def parent(header: str) -> Context | None:
     """Return the context that a `traceparent` without a `tracestate` stands for; None where the propagator must say."""
     found = _TRACEPARENT.fullmatch(header)
@@ -43,8 +62,7 @@ def parent(header: str) -> Context | None:
     trace_id, span_id, flags = found.groups()
     if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return NOTHING
-    caller = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_FLAGS[int(flags, 16)])
-    return Context({_SPAN_KEY: NonRecordingSpan(caller)})
+    return Context({_SPAN_KEY: Caller(int(trace_id, 16), int(span_id, 16), _FLAGS[int(flags, 16)])})
 
 
 def traceparent(span: SpanContext) -> str:

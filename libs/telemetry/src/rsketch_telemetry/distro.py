@@ -5,6 +5,8 @@ Both are chosen by `rsketch_telemetry.selectors`. Of instrumentors that do the s
 """
 
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,6 +26,8 @@ _log = logging.getLogger("rsketch_telemetry")
 SELECTORS: Final = {"OTEL_PYTHON_DISTRO": "rsketch", "OTEL_PYTHON_CONFIGURATOR": "rsketch"}
 """What makes upstream choose the two classes below."""
 
+_USAGE = 2
+"""The exit status of who is asked for what cannot be done."""
 _OURS = frozenset({"rsketch_sanic", "rsketch_grpc_aio_server", "rsketch_grpc_aio_client"})
 _REPLACED = {
     "sanic": "rsketch_sanic",
@@ -98,7 +102,13 @@ class RsketchConfigurator:
 
     def configure(self, **_: object) -> None:
         """Configure this process from its environment; a second call does nothing."""
-        configure()
+        try:
+            configure()
+        except environment.ConfigurationError as error:
+            # Here the interpreter is still starting: upstream logs an exception with its traceback and goes on without
+            # telemetry, and of SystemExit Python makes a fatal error of twenty lines.
+            print(f"telemetry: {error}", file=sys.stderr, flush=True)
+            os._exit(_USAGE)
 
 
 _loader = logging.getLogger("opentelemetry.instrumentation.auto_instrumentation._load")

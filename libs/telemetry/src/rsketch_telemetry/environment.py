@@ -23,7 +23,7 @@ from rsketch_telemetry import baggage, sampling
 from rsketch_telemetry.instrumentor_settings import expression
 from rsketch_telemetry.redaction import clean, scrub
 
-__all__ = ["READ", "Complaint", "checked", "presented", "process_environ"]
+__all__ = ["READ", "Complaint", "ConfigurationError", "checked", "presented", "process_environ"]
 
 _NUMBER = re.compile(r"\d{1,15}")
 _LONGEST_MS = 10**12
@@ -39,6 +39,10 @@ _MOST_COMPLAINTS = 5
 _OURS = "RSKETCH_TELEMETRY_"
 READ: Final = ("OTEL_", _OURS)
 """What the names of all settings begin with that telemetry reads."""
+
+
+class ConfigurationError(Exception):
+    """What a setting demands cannot be done with the others; the message says why, and what can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

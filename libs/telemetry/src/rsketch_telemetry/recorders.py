@@ -16,6 +16,7 @@ from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import TracerProvider
 
 from rsketch_telemetry import semconv
+from rsketch_telemetry.environment import ConfigurationError
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.otlp import wire
 from rsketch_telemetry.otlp.frame import Item, Scope
@@ -28,7 +29,7 @@ from rsketch_telemetry.version import __version__
 if TYPE_CHECKING:
     from rsketch_telemetry.lean.cells import Cells
 
-__all__ = ["VARIABLE", "Choice", "Made", "RecorderError", "choose", "create_recorder"]
+__all__ = ["VARIABLE", "Choice", "Made", "choose", "create_recorder"]
 
 _log = logging.getLogger("rsketch_telemetry")
 
@@ -38,10 +39,6 @@ _CONFIGURATORS = tuple(f"OTEL_PYTHON_{kind}_CONFIGURATOR" for kind in ("TRACER",
 _HISTOGRAMS = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 _EXEMPLARS = "OTEL_METRICS_EXEMPLAR_FILTER"
-
-
-class RecorderError(Exception):
-    """The lean recorder is asked for, and cannot serve the configuration; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def choose(made: Made) -> tuple[Choice, Callable[[], list[Item]]]:
         The choice, and what returns the current metrics of the lean recorders, of which there may be none.
 
     Raises:
-        RecorderError: `RSKETCH_TELEMETRY_RECORDER=lean` cannot be done.
+        ConfigurationError: `RSKETCH_TELEMETRY_RECORDER=lean` cannot be done.
     """
     asked = made.environ.get(VARIABLE, "auto")
     if asked == "sdk":
@@ -96,7 +93,7 @@ def choose(made: Made) -> tuple[Choice, Callable[[], list[Item]]]:
         plain = _plain[made.tracers] = _Plain(made)
         return Choice("lean", f"{VARIABLE}=lean" if asked == "lean" else "a plain configuration"), plain.items
     if asked == "lean":
-        raise RecorderError(f"{VARIABLE}=lean cannot be done: {against}; auto and sdk can")
+        raise ConfigurationError(f"{VARIABLE}=lean cannot be done: {against}; auto and sdk can")
     return Choice("sdk", against), list
 
 

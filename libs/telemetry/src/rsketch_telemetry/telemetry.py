@@ -85,7 +85,7 @@ class Telemetry:
             disabled=False,
             service_name=str(made.tracers.resource.attributes.get("service.name", "")),
             sampler=made.sampler,
-            recorder=f"{made.choice.recorder}: {made.choice.reason}",
+            recorder=f"{made.choice.recorder} ({made.choice.reason})",
             destinations=tuple(
                 Exported(signal=to.signal.value, protocol=to.protocol, endpoint=to.masked) for to in made.destinations
             ),
@@ -199,6 +199,9 @@ def configure(environ: Mapping[str, str] | None = None, *, identity: Mapping[str
 
     Returns:
         The process's telemetry, the same for every call.
+
+    Raises:
+        ConfigurationError: `RSKETCH_TELEMETRY_RECORDER=lean` cannot be done with the other settings.
     """
     global _current  # noqa: PLW0603 - one process has one telemetry
     with _lock:

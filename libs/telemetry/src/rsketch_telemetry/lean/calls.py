@@ -8,13 +8,15 @@ from opentelemetry._logs import SeverityNumber
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from rsketch_telemetry import access, semconv
+from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
 from rsketch_telemetry.lean.cells import Duration, Open
 from rsketch_telemetry.lean.span import ID_BYTES, F, LeanSpan, encoded_state
+from rsketch_telemetry.lean.templates import Template
 from rsketch_telemetry.otlp import wire
 from rsketch_telemetry.sdk_recorder import complete
 
-__all__ = ["HttpServerCall", "RpcClientCall", "RpcServerCall", "Template", "template"]
+__all__ = ["HttpServerCall", "RpcClientCall", "RpcServerCall"]
 
 # The fields of a Span (opentelemetry/proto/trace/v1/trace.proto) that are different with every call.
 _PARENT_ID: Final = wire.tag(4) + wire.varint(8)
@@ -25,40 +27,7 @@ _FLAGS: Final = wire.tag(16, 5)
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _HERE: Final = _FLAGS + _HAS_IS_REMOTE.to_bytes(4, "little")
 _REMOTE: Final = _FLAGS + (_HAS_IS_REMOTE | _IS_REMOTE).to_bytes(4, "little")
-_KINDS = {SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
-_ERROR = 2
 _SHORT = 512
-
-
-class Template:
-    """
-    What all calls that end alike have in common.
-
-    Attributes:
-        constant: The encoded fields of their spans.
-        duration: Their series.
-        level: Of their access lines.
-    """
-
-    __slots__ = ("constant", "duration", "level")
-
-    def __init__(self, constant: bytes, duration: Duration, level: int) -> None:
-        self.constant = constant
-        self.duration = duration
-        self.level = level
-
-
-def template(kind: SpanKind, name: str, attributes: Attributes, duration: Duration) -> Template:
-    """Return the template of calls whose spans have a *name* and *attributes*, `error.type` among them or not."""
-    failed = semconv.ERROR_TYPE in attributes
-    status = wire.uint64(3, _ERROR) if failed else b""
-    constant = (
-        wire.text(5, name),
-        wire.uint64(6, _KINDS[kind]),
-        wire.attributes(9, attributes),
-        wire.field(15, status),
-    )
-    return Template(b"".join(constant), duration, access.level(failed=failed))
 
 
 class _Heads(dict[int, bytes]):
@@ -95,7 +64,7 @@ class _Call(LeanSpan[F]):
         return ids
 
     @staticmethod
-    def _above(parent: SpanContext) -> bytes:
+    def _above(parent: SpanContext | Caller) -> bytes:
         """Return the fields that say what the span's parent is."""
         above = _PARENT_ID + parent.span_id.to_bytes(8, "big") + (_REMOTE if parent.is_remote else _HERE)
         return above + wire.text(3, encoded_state(parent.trace_state)) if parent.trace_state else above
@@ -124,10 +93,7 @@ class HttpServerCall(_Call[HttpRequest]):
             if outcome.exception is not None and recorder.settings.exception_events:
                 self.whole()
             self._outcome = outcome
-            try:
-                made = recorder.http[request[0]][outcome]
-            except KeyError:
-                made = recorder.http_template(request.kind, outcome)
+            made = recorder.http[request[0]][outcome]
             ids = self._close(made.duration, elapsed_ns)
             if self._whole is not None:
                 if outcome.route:
@@ -186,10 +152,7 @@ class _RpcCall(_Call[RpcCall]):
         if outcome.exception is not None and recorder.settings.exception_events:
             self.whole()
         self._outcome = outcome
-        try:
-            made = recorder.rpc[self._facts][outcome.status_code]
-        except KeyError:
-            made = recorder.rpc_template(self.kind, self._facts, outcome.status_code)
+        made = (recorder.rpc_served if self._serves else recorder.rpc_made)[self._facts][outcome.status_code]
         ids = self._close(made.duration, elapsed_ns)
         if self._whole is not None:
             self._complete(self._whole, outcome.exception)

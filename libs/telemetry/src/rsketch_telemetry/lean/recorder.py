@@ -19,26 +19,25 @@ from opentelemetry.sdk.trace import (  # noqa: TID251 - what a span becomes that
     _Span,
 )
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: TID251 - likewise
-from opentelemetry.trace import NonRecordingSpan, Span, SpanKind
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from rsketch_telemetry import semconv
 from rsketch_telemetry._once import Once
+from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.facts import (
     Attributes,
-    HttpCaller,
     HttpKind,
     HttpOutcome,
     HttpRequest,
-    Peer,
     RpcCall,
     RpcOutcome,
 )
-from rsketch_telemetry.lean.calls import HttpServerCall, RpcClientCall, RpcServerCall, Template, template
-from rsketch_telemetry.lean.cells import Cells, Open
+from rsketch_telemetry.lean.calls import HttpServerCall, RpcClientCall, RpcServerCall
+from rsketch_telemetry.lean.cells import Cells
 from rsketch_telemetry.lean.sampling import Decide
 from rsketch_telemetry.lean.span import BOTH, RANDOM, TAGS, TRACE_ID_AT, TRACE_ID_MASK, LeanSpan
-from rsketch_telemetry.otlp import wire
+from rsketch_telemetry.lean.templates import Encoded, HttpTemplates, OpenCalls, RpcTemplates
 from rsketch_telemetry.recorder import Call, Recorder, guarded
 from rsketch_telemetry.sdk_recorder import SdkRecorder
 
@@ -48,8 +47,6 @@ _log = logging.getLogger("rsketch_telemetry")
 
 _FAULTS = 3
 """So many defects, and the SDK's way is taken for good."""
-_KEPT = 4096
-"""Facts of which the encoded form is kept, and kinds of calls; with one more all are forgotten."""
 _NONE: Final = object()
 _new: Any = object.__new__
 
@@ -115,10 +112,11 @@ class LeanRecorder:
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def _forget(self) -> None:
-        self.http: dict[object, dict[object, Template]] = {}
-        self.rpc: dict[object, dict[object, Template]] = {}
-        self._calls: dict[str, Open] = {}
-        self.encoded = _Encoded()
+        self.http = HttpTemplates(self.cells)
+        self.rpc_served = RpcTemplates(self.cells, server=True)
+        self.rpc_made = RpcTemplates(self.cells, server=False)
+        self.encoded = Encoded()
+        self._open_calls = OpenCalls(self.cells)
 
     # What instrumentors call.
 
@@ -145,7 +143,7 @@ class LeanRecorder:
             try:
                 made: RpcServerCall = _new(RpcServerCall)
                 self._begin(made, call, parent, self._decide_server)
-                made.open = self._calls.get(call.method) or self._open_calls(call)
+                made.open = self._open_calls[call.method]
                 made.open.add(1)
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
                 self.fault()
@@ -182,9 +180,14 @@ class LeanRecorder:
         span._finished = False
         # As the API's functions leave it there; to ask what class it is takes longer than all this.
         above: Any = parent.get(_SPAN_KEY) if parent else None
-        caller = above.get_span_context() if above is not None else None
-        if caller is None or not caller.is_valid:
-            span._parent = caller = None
+        caller: SpanContext | Caller | None = None
+        if type(above) is Caller:
+            caller = above
+        elif above is not None:
+            context: SpanContext = above.get_span_context()
+            caller = context if context.is_valid else None
+        if caller is None:
+            span._parent = None
             span._ids = self._new_ids() & BOTH | TAGS
             flags = self._root_flags
         else:
@@ -192,7 +195,8 @@ class LeanRecorder:
             span._ids = caller.trace_id << TRACE_ID_AT | self._new_span_id() | TAGS
             flags = caller.trace_flags & self._child_flags
         if decide is not None:
-            flags |= decide(caller, span._ids >> TRACE_ID_AT & TRACE_ID_MASK, span._begun)
+            given = caller.get_span_context() if isinstance(caller, Caller) else caller
+            flags |= decide(given, span._ids >> TRACE_ID_AT & TRACE_ID_MASK, span._begun)
         span._flags = flags
         span._start_ns = time_ns()
         span._clock_ns = perf_counter_ns()
@@ -238,11 +242,11 @@ class LeanRecorder:
         context = span.get_span_context()
         if not context.trace_flags.sampled:
             return NonRecordingSpan(context)
-        tracer = self._tracer
+        tracer, parent = self._tracer, span._parent
         made = _Span(
             name=span._name(),
             context=context,
-            parent=span._parent,
+            parent=parent.get_span_context() if isinstance(parent, Caller) else parent,
             sampler=tracer.sampler,
             resource=tracer.resource,
             attributes=span._begun(),
@@ -260,74 +264,10 @@ class LeanRecorder:
             span._complete(made, None)
         return made
 
-    def http_template(self, kind: HttpKind, outcome: HttpOutcome) -> Template:
-        """Return what all requests of a *kind* have in common that end with an *outcome*."""
-        # Of unknown methods there may be any number.
-        alike = kind if kind.method_original is None else (kind.scheme, kind.protocol_version)
-        templates = self.http.get(alike)
-        if templates is None:
-            templates = _keep(self.http, alike, {})
-        end = (outcome.status_code, outcome.route, outcome.error)
-        found: Template | None = templates.get(end)
-        if found is None:
-            said = outcome.attributes()
-            duration = self.cells.duration(semconv.HTTP_SERVER_DURATION, kind.metric_attributes() | said)
-            begun = HttpKind(kind.method, kind.scheme, kind.protocol_version).attributes()
-            found = template(SpanKind.SERVER, kind.span_name(outcome.route), begun | said, duration)
-            _keep(templates, end, found)
-        if outcome.kept:
-            _keep(templates, outcome, found)
-        return found
-
-    def rpc_template(self, kind: SpanKind, call: RpcCall, status_code: str) -> Template:
-        """Return what all RPCs like *call* have in common that end with a status."""
-        templates = self._alike(call)
-        found = templates.get(status_code)
-        if found is None:
-            server = kind is SpanKind.SERVER
-            said = call.metric_attributes() | RpcOutcome(status_code=status_code).attributes(server=server)
-            metric = semconv.RPC_SERVER_DURATION if server else semconv.RPC_CLIENT_DURATION
-            made = template(kind, call.span_name(), said, self.cells.duration(metric, said))
-            found = _keep(templates, status_code, made)
-        return found
-
-    def _alike(self, call: RpcCall) -> dict[object, Template]:
-        # Of unknown methods, and of calls whose metadata are recorded, there may be any number.
-        values = (call.method, call.server_address, call.server_port)
-        templates = self.rpc.get(values)
-        if templates is None:
-            templates = _keep(self.rpc, values, {})
-        if call.method_original is None and call.metadata is None:
-            _keep(self.rpc, call, templates)
-        return templates
-
-    def _open_calls(self, call: RpcCall) -> Open:
-        """Return the series of the RPCs being served that are like *call*."""
-        made = self.cells.open(semconv.RSKETCH_RPC_CALLS, {semconv.RPC_METHOD: call.method})
-        _keep(self._calls, call.method, made)
-        return made
-
     def count_request(self, kind: HttpKind, change: int) -> None:
         """Count an HTTP request among those being served."""
         attributes: Attributes = {semconv.HTTP_REQUEST_METHOD: kind.method, semconv.URL_SCHEME: kind.scheme}
         self.in_flight(semconv.HTTP_ACTIVE_REQUESTS, change, attributes)
-
-
-class _Encoded(dict[HttpCaller | Peer, bytes]):
-    """The fields of a span that say what facts say; bounded."""
-
-    def __missing__(self, facts: HttpCaller | Peer) -> bytes:
-        encoded = wire.attributes(9, facts.attributes())
-        _keep(self, facts, encoded)
-        return encoded
-
-
-def _keep(table: dict[Any, Any], key: object, value: Any) -> Any:
-    """Keep a value in a bounded table, and return it."""
-    if len(table) >= _KEPT:
-        table.clear()
-    table[key] = value
-    return value
 
 
 def _ids(generator: Any) -> tuple[Callable[[], int], Callable[[], int], int]:

@@ -15,6 +15,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.trace.propagation import _SPAN_KEY
 from opentelemetry.util import types
 
+from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.annotations import SERVER_SPAN
 from rsketch_telemetry.facts import Attributes
 from rsketch_telemetry.otlp import wire
@@ -98,7 +99,7 @@ class LeanSpan(Span, Generic[F]):
     _recorder: "LeanRecorder"
     _facts: F
     _parent_context: Context
-    _parent: SpanContext | None
+    _parent: SpanContext | Caller | None
     _ids: int
     _flags: int
     _start_ns: int
@@ -137,6 +138,7 @@ class LeanSpan(Span, Generic[F]):
     # What follows is the API of `Span`.
 
     def get_span_context(self) -> SpanContext:
+        """Return the ids and flags that a child or another process is told."""
         context = self._context
         if context is None:
             self._context = context = SpanContext(
@@ -149,26 +151,33 @@ class LeanSpan(Span, Generic[F]):
         return context
 
     def is_recording(self) -> bool:
+        """Return whether the span is sampled and has not ended."""
         if self._whole is not None:
             return self._whole.is_recording()
         return bool(self._flags & 1) and not self._finished
 
     def set_attributes(self, attributes: Mapping[str, types.AttributeValue]) -> None:
+        """Set attributes; here and below this makes the span one of the SDK's."""
         self.whole().set_attributes(attributes)
 
     def set_attribute(self, key: str, value: types.AttributeValue) -> None:
+        """Set an attribute."""
         self.whole().set_attribute(key, value)
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
+        """Add an event."""
         self.whole().add_event(name, attributes, timestamp)
 
     def add_link(self, context: SpanContext, attributes: types.Attributes = None) -> None:
+        """Add a link."""
         self.whole().add_link(context, attributes)
 
     def update_name(self, name: str) -> None:
+        """Call the span by another name; where the call has a route, its end has the last word."""
         self.whole().update_name(name)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status."""
         self.whole().set_status(status, description)
 
     def record_exception(
@@ -178,9 +187,11 @@ class LeanSpan(Span, Generic[F]):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: FBT001, FBT002 - as the API has it
     ) -> None:
+        """Add an event for an exception."""
         self.whole().record_exception(exception, attributes, timestamp, escaped)
 
     def end(self, end_time: int | None = None) -> None:
+        """End the span before its call ends."""
         self.whole().end(end_time)
 
     def __exit__(

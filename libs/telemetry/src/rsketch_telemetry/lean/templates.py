@@ -1,0 +1,148 @@
+"""
+What calls that end alike have in common, found by their facts.
+
+The tables make what is missing, and are bounded: with one entry too many all are forgotten. Facts that come again are
+the same objects, so most look-ups are by identity.
+"""
+
+from collections.abc import Hashable
+from typing import Any, Final, TypeVar
+
+from opentelemetry.trace import SpanKind
+
+from rsketch_telemetry import access, semconv
+from rsketch_telemetry.facts import Attributes, HttpCaller, HttpKind, HttpOutcome, Peer, RpcCall, RpcOutcome
+from rsketch_telemetry.lean.cells import Cells, Duration, Open
+from rsketch_telemetry.otlp import wire
+
+__all__ = ["Encoded", "HttpTemplates", "OpenCalls", "RpcTemplates", "Template"]
+
+_KEPT: Final = 4096
+_KINDS: Final = {SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
+_ERROR: Final = 2
+"""As `SpanKind` and `StatusCode` of opentelemetry/proto/trace/v1/trace.proto have them."""
+
+
+class Template:
+    """
+    What the spans and the durations of calls have in common.
+
+    Attributes:
+        constant: Encoded fields of their spans.
+        duration: Their series.
+        level: Of their access lines.
+    """
+
+    __slots__ = ("constant", "duration", "level")
+
+    def __init__(self, kind: SpanKind, name: str, attributes: Attributes, duration: Duration) -> None:
+        failed = semconv.ERROR_TYPE in attributes
+        self.constant = b"".join(
+            (
+                wire.text(5, name),
+                wire.uint64(6, _KINDS[kind]),
+                wire.attributes(9, attributes),
+                wire.field(15, wire.uint64(3, _ERROR) if failed else b""),
+            )
+        )
+        self.duration = duration
+        self.level = access.level(failed=failed)
+
+
+class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
+    """Of HTTP requests being served: by their kind, then by how they end."""
+
+    def __init__(self, cells: Cells) -> None:
+        super().__init__()
+        self._cells = cells
+        self._unknown: dict[Hashable, _HttpEnds] = {}
+
+    def __missing__(self, kind: HttpKind) -> "_HttpEnds":
+        if kind.method_original is None:
+            return _kept(self, kind, _HttpEnds(kind, self._cells))
+        # Of unknown methods there may be any number; what they have in common says nothing of them.
+        alike = (kind.scheme, kind.protocol_version)
+        if alike not in self._unknown:
+            other = HttpKind(kind.method, kind.scheme, kind.protocol_version)
+            self._unknown[alike] = _HttpEnds(other, self._cells)
+        return self._unknown[alike]
+
+
+class _HttpEnds(dict[HttpOutcome, Template]):
+    def __init__(self, kind: HttpKind, cells: Cells) -> None:
+        super().__init__()
+        self._kind = kind
+        self._cells = cells
+        self._by_value: dict[Hashable, Template] = {}
+
+    def __missing__(self, outcome: HttpOutcome) -> Template:
+        end = (outcome.status_code, outcome.route, outcome.error)
+        found = self._by_value.get(end) or _kept(self._by_value, end, self._new(outcome))
+        return _kept(self, outcome, found) if outcome.kept else found
+
+    def _new(self, outcome: HttpOutcome) -> Template:
+        kind, said = self._kind, outcome.attributes()
+        duration = self._cells.duration(semconv.HTTP_SERVER_DURATION, kind.metric_attributes() | said)
+        return Template(SpanKind.SERVER, kind.span_name(outcome.route), kind.attributes() | said, duration)
+
+
+class RpcTemplates(dict[RpcCall, "_RpcEnds"]):
+    """Of RPCs on one side: by what they call, then by their status."""
+
+    def __init__(self, cells: Cells, *, server: bool) -> None:
+        super().__init__()
+        self._cells = cells
+        self._server = server
+        self._by_value: dict[Hashable, _RpcEnds] = {}
+
+    def __missing__(self, call: RpcCall) -> "_RpcEnds":
+        alike = (call.method, call.server_address, call.server_port)
+        found = self._by_value.get(alike)
+        if found is None:
+            found = _kept(self._by_value, alike, _RpcEnds(call, self._cells, server=self._server))
+        # Of unknown methods, and of calls whose metadata are recorded, there may be any number.
+        return _kept(self, call, found) if call.method_original is None and call.metadata is None else found
+
+
+class _RpcEnds(dict[str, Template]):
+    def __init__(self, call: RpcCall, cells: Cells, *, server: bool) -> None:
+        super().__init__()
+        self._call = call
+        self._cells = cells
+        self._server = server
+
+    def __missing__(self, status_code: str) -> Template:
+        end = RpcOutcome(status_code=status_code).attributes(server=self._server)
+        said = self._call.metric_attributes() | end
+        metric = semconv.RPC_SERVER_DURATION if self._server else semconv.RPC_CLIENT_DURATION
+        kind = SpanKind.SERVER if self._server else SpanKind.CLIENT
+        template = Template(kind, self._call.span_name(), said, self._cells.duration(metric, said))
+        return _kept(self, status_code, template)
+
+
+class OpenCalls(dict[str, Open]):
+    """The series of RPCs being served, by method."""
+
+    def __init__(self, cells: Cells) -> None:
+        super().__init__()
+        self._cells = cells
+
+    def __missing__(self, method: str) -> Open:
+        return _kept(self, method, self._cells.open(semconv.RSKETCH_RPC_CALLS, {semconv.RPC_METHOD: method}))
+
+
+class Encoded(dict[HttpCaller | Peer, bytes]):
+    """The fields of a span that say what facts say."""
+
+    def __missing__(self, facts: HttpCaller | Peer) -> bytes:
+        return _kept(self, facts, wire.attributes(9, facts.attributes()))
+
+
+V = TypeVar("V")
+
+
+def _kept(table: dict[Any, V], key: Hashable, value: V) -> V:
+    if len(table) >= _KEPT:
+        table.clear()
+    table[key] = value
+    return value

@@ -122,6 +122,11 @@ def test_a_plain_configuration_chooses_the_lean_recorder(environ: dict[str, str]
             {"OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"},
             "the names of older conventions are asked for as well (http)",
         ),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "63"}, "attributes of spans are limited (a span has at most 63 of them)"),
+        (
+            {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100"},
+            "attributes of spans are limited (a value has at most 100 characters)",
+        ),
         ({"OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": "true"}, "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"),
     ],
 )
@@ -305,6 +310,7 @@ def test_what_is_put_on_a_span_makes_it_the_sdks(plain: Providers) -> None:
     span: Any = trace.get_current_span(call.inner)
     ids = span.get_span_context()
     span.set_attribute("tenant", "acme")
+    span.add_event("paid")
     assert span.is_recording()
     assert span.attributes["url.path"] == "/users/12"
     call.finish(OK)
@@ -312,10 +318,47 @@ def test_what_is_put_on_a_span_makes_it_the_sdks(plain: Providers) -> None:
 
     (found,) = spans(plain)
     assert (found.trace_id, found.span_id) == (f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
+    assert [event.name for event in found.events] == ["paid"]
     assert found.attributes["tenant"] == "acme"
     assert found.attributes["http.route"] == "/users/<id>"
     assert "late" not in found.attributes
     assert not span.is_recording()
+
+
+@pytest.mark.parametrize("number", [1, 32, 33, 130])
+def test_attributes_of_the_programs_own_stay_with_the_template(plain: Providers, number: int) -> None:
+    """As many as cannot meet the limit; with more it is a span of the SDK, and nothing is lost but by the limit."""
+    serving = recorder(plain)
+    call = serving.http_server(REQUEST, Context())
+    span: Any = trace.get_current_span(call.inner)
+    span.set_attributes({f"n{at}": at for at in range(number)})
+    span.set_attribute("n0", "again")
+    assert (span._whole is None) is (number <= 32)
+    call.finish(OK)
+
+    (found,) = spans(plain)
+    ours = [name for name in found.attributes if name[0] != "n" or name.startswith("network")]
+    if number < 100:
+        assert found.attributes["n0"] == "again"
+        assert len(found.attributes) == number + len(ours)
+    else:
+        assert len(found.attributes) == 128
+
+
+@pytest.mark.parametrize("value", ["\ud800", 1 << 70, [1, "\udfff"]])
+def test_an_attribute_that_otlp_cannot_hold_costs_no_other(plain: Providers, value: Any) -> None:
+    """It is left out alone, as the SDK's way leaves it out."""
+    serving = recorder(plain)
+    call = serving.http_server(REQUEST, Context())
+    span = trace.get_current_span(call.inner)
+    span.set_attribute("odd", value)
+    span.set_attribute("fine", 1)
+    call.finish(OK)
+
+    (found,) = spans(plain)
+    assert "odd" not in found.attributes
+    assert found.attributes["fine"] == 1
+    assert found.attributes["http.route"] == "/users/<id>"
 
 
 def test_a_span_can_be_read_after_its_end(plain: Providers) -> None:

@@ -17,12 +17,12 @@ from opentelemetry.trace import Span
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
 
-__all__ = ["SERVER_SPAN", "annotate", "is_served", "with_server_span"]
+__all__ = ["RESERVED", "SERVER_SPAN", "annotate", "is_served", "with_server_span"]
 
 SERVER_SPAN: Final = context_api.create_key("rsketch-server-span")
 """The key, in a context, of the span that `annotate` writes on."""
 
-_RESERVED = ("client", "error", "exception", "http", "network", "rpc", "server", "url", "user_agent")
+RESERVED: Final = ("client", "error", "exception", "http", "network", "rpc", "server", "url", "user_agent")
 """Namespaces of the attributes that a server span has without anyone's doing."""
 _MAX_ATTRIBUTES = 64
 _MAX_NAME_LENGTH = 128
@@ -36,7 +36,7 @@ _names: weakref.WeakKeyDictionary[Span, set[str]] = weakref.WeakKeyDictionary()
 _Plain = str | bool | int | float
 
 _refused = Once(
-    f"annotate() refuses names in {', '.join(_RESERVED)}: these are telemetry's own; this is said once",
+    f"annotate() refuses names in {', '.join(RESERVED)}: these are telemetry's own; this is said once",
     level=logging.WARNING,
     traceback=False,
 )
@@ -79,7 +79,7 @@ def annotate(**attributes: _Plain | Sequence[_Plain]) -> None:
     names = _names.setdefault(span, set())
     for given, value in attributes.items():
         name = clean(given, _MAX_NAME_LENGTH)
-        if name.partition(".")[0] in _RESERVED:
+        if name.partition(".")[0] in RESERVED:
             _refused()
         elif name not in names and len(names) >= _MAX_ATTRIBUTES:
             _full()

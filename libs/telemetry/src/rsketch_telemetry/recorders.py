@@ -218,6 +218,8 @@ def _of_spans(made: Made) -> str | None:
     from rsketch_telemetry.lean import internals, sampling
 
     internals.check(made.tracers)
+    if internals.limits(made.tracers) is not None:
+        return f"attributes of spans are limited ({internals.limits(made.tracers)})"
     if sampling.known(made.tracers.sampler) is None:
         return f"it does not know the sampler {made.tracers.sampler.get_description()}"
     processors = made.tracers._active_span_processor._span_processors

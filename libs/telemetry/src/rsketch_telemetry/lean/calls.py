@@ -93,6 +93,7 @@ class HttpServerCall(_Call[HttpRequest]):
             if outcome.exception is not None and recorder.settings.exception_events:
                 self.whole()
             self._outcome = outcome
+            extra = self._encoded_extra() if self._extra is not None else b""
             made = recorder.http[request[0]][outcome]
             ids = self._close(made.duration, elapsed_ns)
             if self._whole is not None:
@@ -100,7 +101,7 @@ class HttpServerCall(_Call[HttpRequest]):
                     self._whole.update_name(self._name())
                 self._complete(self._whole, outcome.exception)
             elif self._flags & 1:
-                recorder.append(self._encoded(ids, made.constant))
+                recorder.append(self._encoded(ids, made.constant, extra))
             if outcome.exception is not None:
                 recorder.exception(semconv.HTTP_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.inner)
             if access.LOGGER.isEnabledFor(made.level):
@@ -110,7 +111,7 @@ class HttpServerCall(_Call[HttpRequest]):
         if recorder.counts_requests:
             recorder.count_request(request.kind, -1)
 
-    def _encoded(self, ids: bytes, constant: bytes) -> bytes:
+    def _encoded(self, ids: bytes, constant: bytes, extra: bytes) -> bytes:
         kind, path, caller, peer, query, headers, _ = self._facts
         encoded, start_ns, at = self._recorder.encoded, self._start_ns, path.encode()
         parts = [
@@ -122,6 +123,7 @@ class HttpServerCall(_Call[HttpRequest]):
             at,
             encoded[caller],
             encoded[peer],
+            extra,
         ]
         if query is not None:
             said = query.encode()
@@ -152,21 +154,23 @@ class _RpcCall(_Call[RpcCall]):
         if outcome.exception is not None and recorder.settings.exception_events:
             self.whole()
         self._outcome = outcome
+        extra = self._encoded_extra() if self._extra is not None else b""
         made = (recorder.rpc_served if self._serves else recorder.rpc_made)[self._facts][outcome.status_code]
         ids = self._close(made.duration, elapsed_ns)
         if self._whole is not None:
             self._complete(self._whole, outcome.exception)
         elif self._flags & 1:
-            recorder.append(self._encoded(ids, made.constant))
+            recorder.append(self._encoded(ids, made.constant, extra))
         return made
 
-    def _encoded(self, ids: bytes, constant: bytes) -> bytes:
+    def _encoded(self, ids: bytes, constant: bytes, extra: bytes) -> bytes:
         call, outcome, start_ns = self._facts, self._outcome, self._start_ns
         parts = [
             ids,
             _TIMES(_START, start_ns, _END, start_ns + self._elapsed_ns),
             _HERE if self._parent is None else self._above(self._parent),
             constant,
+            extra,
         ]
         if outcome.peer is not None:
             parts.append(self._recorder.encoded[outcome.peer])

@@ -4,6 +4,7 @@ All that is not public in the SDK and that the lean recorder stands on; checked 
 - `_Span` and its constructor's arguments; `Tracer.span_processor`, `_span_limits`, `_instrumentation_scope`,
   `instrumentation_info`, `sampler`, `resource`.
 - `TracerProvider._active_span_processor._span_processors`, a tuple that is replaced when one is added.
+- `TracerProvider._span_limits`.
 - The decision of a `StaticSampler`, the delegates of a `ParentBased`.
 - The key of the current span in a context.
 """
@@ -13,7 +14,9 @@ from typing import Any
 
 from opentelemetry.sdk.trace import _Span  # noqa: TID251 - what is checked
 
-__all__ = ["check"]
+from rsketch_telemetry.lean.span import ROOM_NEEDED
+
+__all__ = ["check", "limits"]
 
 _ARGUMENTS = (
     "attributes",
@@ -50,3 +53,13 @@ def check(tracers: Any) -> None:
         missing.append("_span_processors")
     if missing:
         raise LookupError(", ".join(missing))
+
+
+def limits(tracers: Any) -> str | None:
+    """Return which limit of attributes could be met by the spans of calls; None where none could."""
+    given = tracers._span_limits
+    if given.max_span_attribute_length is not None:
+        return f"a value has at most {given.max_span_attribute_length} characters"
+    if given.max_span_attributes is not None and given.max_span_attributes < ROOM_NEEDED:
+        return f"a span has at most {given.max_span_attributes} of them"
+    return None

@@ -176,7 +176,7 @@ class LeanRecorder:
         span._recorder = self
         span._facts = facts
         span._parent_context = parent
-        span._context = span._whole = None
+        span._context = span._whole = span._extra = None
         span._finished = False
         # As the API's functions leave it there; to ask what class it is takes longer than all this.
         above: Any = parent.get(_SPAN_KEY) if parent else None
@@ -249,7 +249,7 @@ class LeanRecorder:
             parent=parent.get_span_context() if isinstance(parent, Caller) else parent,
             sampler=tracer.sampler,
             resource=tracer.resource,
-            attributes=span._begun(),
+            attributes={**span._begun(), **(span._extra or {})},
             kind=span.kind,
             # A copy is nothing to be exported.
             span_processor=SpanProcessor() if span._finished else tracer.span_processor,

@@ -1,8 +1,9 @@
 """
 A span that is an identity and a clock until somebody asks more of it.
 
-Of most calls nobody does: what their spans say stands in templates. Whatever is put on a span beside that, an
-attribute, an event, a status, makes it one of the SDK's with the same ids, which is written on and exported as ever.
+Of most calls nobody does: what their spans say stands in templates. Attributes of the program's own are kept beside
+that. Whatever else is put on a span, an event, a link, a status, a name, or an attribute that is one of ours, makes it
+one of the SDK's with the same ids, which is written on and exported as ever.
 """
 
 from abc import abstractmethod
@@ -10,13 +11,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation import _SPAN_KEY
 from opentelemetry.util import types
 
 from rsketch_telemetry._w3c import Caller
-from rsketch_telemetry.annotations import SERVER_SPAN
+from rsketch_telemetry.annotations import RESERVED, SERVER_SPAN
 from rsketch_telemetry.facts import Attributes
 from rsketch_telemetry.otlp import wire
 
@@ -25,7 +27,18 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Facts")
 
-__all__ = ["BOTH", "ID_BYTES", "RANDOM", "TAGS", "TRACE_ID_AT", "TRACE_ID_MASK", "F", "LeanSpan", "encoded_state"]
+__all__ = [
+    "BOTH",
+    "ID_BYTES",
+    "RANDOM",
+    "ROOM_NEEDED",
+    "TAGS",
+    "TRACE_ID_AT",
+    "TRACE_ID_MASK",
+    "F",
+    "LeanSpan",
+    "encoded_state",
+]
 
 # The first two fields of an encoded span, trace id and span id, are one number here: that is one object instead of
 # four, and one conversion instead of two with a cut.
@@ -34,6 +47,9 @@ TRACE_ID_AT: Final = 80
 TAGS: Final = int.from_bytes(wire.tag(1) + wire.varint(16) + bytes(16) + wire.tag(2) + wire.varint(8) + bytes(8), "big")
 BOTH: Final = ((1 << 128) - 1) << TRACE_ID_AT | (1 << 64) - 1
 TRACE_ID_MASK = (1 << 128) - 1
+ROOM_NEEDED: Final = 64
+"""The least limit of attributes with which spans are served; half of it is for ours."""
+_ROOM = ROOM_NEEDED // 2
 _SPAN_ID_MASK = (1 << 64) - 1
 RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 """The flag of a trace whose id is random; releases of the API before 1.42 have none, and neither have their spans."""
@@ -63,6 +79,7 @@ class LeanSpan(Span, Generic[F]):
     __slots__ = (
         "_clock_ns",
         "_context",
+        "_extra",
         "_facts",
         "_finished",
         "_flags",
@@ -107,9 +124,11 @@ class LeanSpan(Span, Generic[F]):
     _context: SpanContext | None
     _whole: Span | None
     _finished: bool
+    _extra: BoundedAttributes | None
+    """Attributes of the program's own, cleaned as the SDK does it."""
 
     def _begun(self) -> Attributes:
-        """Return what the span begins with."""
+        """Return what the span begins with, which samplers see."""
         return self._facts.attributes()
 
     @abstractmethod
@@ -157,12 +176,38 @@ class LeanSpan(Span, Generic[F]):
         return bool(self._flags & 1) and not self._finished
 
     def set_attributes(self, attributes: Mapping[str, types.AttributeValue]) -> None:
-        """Set attributes; here and below this makes the span one of the SDK's."""
-        self.whole().set_attributes(attributes)
+        """Set attributes."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
 
     def set_attribute(self, key: str, value: types.AttributeValue) -> None:
         """Set an attribute."""
+        with self._recorder.lock:
+            extra = self._room_for(key)
+            if extra is not None:
+                extra[key] = value
+                return
         self.whole().set_attribute(key, value)
+
+    def _room_for(self, key: object) -> BoundedAttributes | None:
+        """Return where an attribute can be kept; None where the SDK must see to it."""
+        if self._whole is not None or self._finished or not self._flags & 1:
+            return None
+        if not isinstance(key, str) or key.partition(".")[0] in RESERVED:
+            # It may stand in the place of one of ours.
+            return None
+        if self._extra is None:
+            self._extra = BoundedAttributes(immutable=False)
+        # So few that they cannot reach the limit together with ours.
+        return self._extra if len(self._extra) < _ROOM or key in self._extra else None
+
+    def _encoded_extra(self) -> bytes:
+        """Return the fields of the program's attributes; where OTLP cannot hold one, this becomes a span of the SDK."""
+        try:
+            return wire.attributes(9, self._extra) if self._extra is not None and self._whole is None else b""
+        except (TypeError, ValueError):
+            self.whole()
+            return b""
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
         """Add an event."""

@@ -5,6 +5,7 @@ import logging
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rsketch_telemetry.otlp.handler import Answer, Export, PartialSuccess, Refus
 from rsketch_telemetry.otlp.receiver import Receiver, ReceiverConfig, receive
 from rsketch_telemetry.otlp.send import sender
 from rsketch_telemetry.otlp.store import TelemetryStore
-from rsketch_telemetry.pipeline import Lane, Outcome, Pipeline, Reporter, Segment, Sent
+from rsketch_telemetry.pipeline import Lane, Outcome, Pipeline, Reporter, Segment, Sent, drained
 from rsketch_telemetry.signal import Signal
 
 SCOPE = Scope(b"\x0a\x04test", "https://opentelemetry.io/schemas/1.45.0")
@@ -566,3 +567,32 @@ def test_nothing_runs_before_the_first_item() -> None:
 
     assert not pipeline.started
     assert pipeline.shutdown(3.0)
+
+
+def test_a_queue_that_another_has_emptied_meanwhile_is_empty() -> None:
+    """A finalizer may run at any moment, and may itself have something to hand over."""
+
+    class Emptied(deque[int]):
+        def popleft(self) -> int:
+            first = super().popleft()
+            self.clear()
+            return first
+
+    assert drained(Emptied([1, 2, 3])) == [1]
+    assert drained(deque([1, 2, 3])) == [1, 2, 3]
+
+
+async def test_items_of_an_inlet_are_in_the_segment_before_anything_is_sent_or_counted() -> None:
+    """Each 64th moves them there, and so does whoever looks."""
+    store = _Store()
+    async with receive(store, ANY_PORT) as at:
+        pipeline = _pipeline(at, interval_seconds=60)
+        append = pipeline.inlet(Signal.TRACES, SCOPE)
+        for number in range(100):
+            append(_span(str(number)).body)
+        waited = pipeline.left()
+        delivered = await _blocking(lambda: pipeline.shutdown(5.0))
+
+    assert waited == {Signal.TRACES: 100}
+    assert delivered
+    assert [span.name for span in store.spans] == [str(number) for number in range(100)]

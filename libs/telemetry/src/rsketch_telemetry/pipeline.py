@@ -21,16 +21,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from opentelemetry import context as context_api
 
 from rsketch_telemetry.otlp.frame import Item, Scope, frame
 from rsketch_telemetry.signal import Signal
 
-__all__ = ["Inlet", "Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally"]
+__all__ = ["Inlet", "Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally", "drained"]
 
 _log = logging.getLogger("rsketch_telemetry")
+T = TypeVar("T")
 
 THREAD_NAME = "rsketch-telemetry"
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -344,11 +345,22 @@ class Inlet:
     def settle(self) -> None:
         """Move what has come in into the segment."""
         incoming = self._incoming
-        # One at a time, so that what others append meanwhile is not lost; in one thread, so that the order is kept.
+        # In one thread at a time, so that the order is kept.
         with self._lock:
             if incoming:
-                taken = [incoming.popleft() for _ in range(len(incoming))]
-                self._limit = self._over([Item(self._scope, body) for body in taken])
+                self._limit = self._over([Item(self._scope, body) for body in drained(incoming)])
+
+
+def drained(queue: "deque[T]") -> list[T]:
+    """Take out of a queue what is in it now; whatever others append meanwhile stays in it."""
+    taken: list[T] = []
+    for _ in range(len(queue)):
+        try:
+            taken.append(queue.popleft())
+        except IndexError:
+            # A finalizer that ran in between has taken the rest.
+            break
+    return taken
 
 
 class Pipeline:

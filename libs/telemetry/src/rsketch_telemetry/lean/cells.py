@@ -23,6 +23,7 @@ from opentelemetry.trace import SpanContext
 from rsketch_telemetry.facts import Attributes
 from rsketch_telemetry.otlp import wire
 from rsketch_telemetry.otlp.frame import Item, Scope
+from rsketch_telemetry.pipeline import drained
 from rsketch_telemetry.sdk_recorder import DURATIONS, IN_FLIGHT
 
 __all__ = ["CARDINALITY_LIMIT", "Cells", "Duration", "Exemplars", "Open"]
@@ -95,9 +96,8 @@ class Duration:
             self._add_up()
 
     def _add_up(self) -> None:
-        queue = self._queue
         with self._lock:
-            taken = [queue.popleft() for _ in range(len(queue))]
+            taken = drained(self._queue)
             taken.sort(key=_elapsed)
             values = [each[0] for each in taken]
             begin = 0

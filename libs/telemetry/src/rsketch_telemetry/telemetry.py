@@ -73,6 +73,7 @@ class Telemetry:
     def __init__(self, providers: Providers | None, *, identified: bool = False) -> None:
         self._providers = providers
         self._ended = False
+        self._shows_spans = False
         self.identified = identified
 
     @property
@@ -85,7 +86,7 @@ class Telemetry:
             disabled=False,
             service_name=str(made.tracers.resource.attributes.get("service.name", "")),
             sampler=made.sampler,
-            recorder=f"{made.choice.recorder} ({made.choice.reason})",
+            recorder="sdk (spans are shown)" if self._shows_spans else f"{made.choice.recorder} ({made.choice.reason})",
             destinations=tuple(
                 Exported(signal=to.signal.value, protocol=to.protocol, endpoint=to.masked) for to in made.destinations
             ),
@@ -117,6 +118,7 @@ class Telemetry:
         if self._providers is not None:
             from rsketch_telemetry.console import SpanTree
 
+            self._shows_spans = True
             self._providers.tracers.add_span_processor(SpanTree(sys.stdout if stream is None else stream))
 
     def watch_loop(self) -> None:

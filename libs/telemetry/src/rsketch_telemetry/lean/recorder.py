@@ -48,6 +48,7 @@ _log = logging.getLogger("rsketch_telemetry")
 _FAULTS = 3
 """So many defects, and the SDK's way is taken for good."""
 _NONE: Final = object()
+_PACKAGE: Final = "rsketch_telemetry."
 _new: Any = object.__new__
 
 
@@ -219,13 +220,14 @@ class LeanRecorder:
         if self._watched._span_processors == self._processors:
             self._processors = self._watched._span_processors
             return True
-        self._stand_down("a span processor was added")
+        own = all(type(each).__module__.startswith(_PACKAGE) for each in self._watched._span_processors)
+        self._stand_down("a span processor was added", logging.DEBUG if own else logging.WARNING)
         return False
 
-    def _stand_down(self, reason: str) -> None:
+    def _stand_down(self, reason: str, level: int = logging.WARNING) -> None:
         # No tuple of processors is this one.
         self._stood_down, self._processors = True, _NONE
-        _log.warning("telemetry: the SDK recorder takes over: %s", reason)
+        _log.log(level, "telemetry: the SDK recorder takes over: %s", reason)
 
     def fault(self) -> None:
         """Take note of a defect that has cost a call its record; called while the exception is handled."""

@@ -27,9 +27,10 @@ from rsketch_telemetry._grpc_internals import Patches
 from rsketch_telemetry._grpc_propagation import Metadata
 from rsketch_telemetry._once import Once
 
-__all__ = ["Ending", "Endings"]
+__all__ = ["Ending", "Endings", "current"]
 
 _CORE: Any = importlib.import_module("grpc._cython.cygrpc")
+_LOGGER = logging.getLogger(_CORE.__name__)
 _NEEDED = (
     "ReceiveCloseOnServerOperation",
     "_ServicerContext",
@@ -52,10 +53,11 @@ class Ending:
         cancelled: Whether the RPC ended without the status of the server; None where core cannot be heard.
         refused: Whether core refused a message of the caller's.
         unsent: Whether core did not send something, because it is too large or the caller left at that moment.
+        call: Whose it is, told of it by `over`; None where nobody asked.
         initial_metadata: What the handler sent before its first message, where that is listened to.
     """
 
-    __slots__ = ("cancelled", "context", "initial_metadata", "operation", "over", "refused", "unsent")
+    __slots__ = ("call", "cancelled", "context", "initial_metadata", "operation", "refused", "unsent")
 
     def __init__(self, context: Any = None) -> None:
         self.context = context
@@ -64,19 +66,19 @@ class Ending:
         self.unsent = False
         self.initial_metadata: Metadata = ()
         self.operation: Any = None
-        self.over: Callable[[Task], None] | None = None
+        self.call: Any = None
 
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Listen also in the thread of a handler."""
-        token = _current.set(self)
+        token = current.set(self)
         try:
             yield
         finally:
-            _current.reset(token)
+            current.reset(token)
 
 
-_current: ContextVar[Ending | None] = ContextVar("rsketch-rpc-ending", default=None)
+current: ContextVar[Ending | None] = ContextVar("rsketch-rpc-ending", default=None)
 
 
 class Endings:
@@ -104,22 +106,24 @@ class Endings:
             return
         patches.replace(_CORE, "_handle_cancellation_from_core", self._closing)
         patches.replace(_CORE, "execute_batch", self._batch)
-        logger = logging.getLogger(_CORE.__name__)
-        patches.replace(logger, "debug", _noting(_REFUSED, lambda ending: setattr(ending, "refused", True)))
-        patches.replace(logger, "exception", _noting(_UNSENT, lambda ending: setattr(ending, "unsent", True)))
+        patches.replace(
+            _LOGGER, "debug", _noting(_REFUSED, logging.DEBUG, lambda ending: setattr(ending, "refused", True))
+        )
+        patches.replace(
+            _LOGGER, "exception", _noting(_UNSENT, logging.ERROR, lambda ending: setattr(ending, "unsent", True))
+        )
         if initial_metadata:
             patches.replace(_CORE, "_send_initial_metadata", self._sending)
 
-    def claim(self, task: Task, over: Callable[[Task], None]) -> Ending:
-        """Return the ending of the RPC that the current task *task* serves; *over* is called once it has ended."""
+    def claim(self, task: Task, call: Any) -> Ending:
+        """Return the ending of the RPC that the current task *task* serves; `call.over(task)` is called after it."""
         ending = self._by_task.get(task)
         if ending is None:
             # Core is not heard, so the end of the task has to do.
             ending = Ending()
-            task.add_done_callback(over)
-        else:
-            ending.over = over
-        _current.set(ending)
+            task.add_done_callback(call.over)
+        ending.call = call
+        current.set(ending)
         return ending
 
     def _closing(self, original: Any) -> Any:
@@ -145,7 +149,7 @@ class Endings:
     def _end(self, task: Task, state: Any, ending: Ending | None) -> None:
         self._by_task.pop(task, None)
         self._by_state.pop(state, None)
-        if ending is None or ending.over is None:
+        if ending is None or ending.call is None:
             return
         try:
             ending.cancelled = bool(ending.operation.cancelled()) if ending.operation is not None else None
@@ -153,9 +157,9 @@ class Endings:
             self._failed()
         ending.operation = None
         if task.done():
-            ending.over(task)
+            ending.call.over(task)
         else:
-            task.add_done_callback(ending.over)
+            task.add_done_callback(ending.call.over)
 
     def _batch(self, original: Any) -> Any:
         kind = _CORE.ReceiveCloseOnServerOperation
@@ -177,16 +181,17 @@ class Endings:
         return send_initial_metadata
 
 
-def _noting(beginning: str, note: Callable[[Ending], None]) -> Callable[[Any], Any]:
+def _noting(beginning: str, level: int, note: Callable[[Ending], None]) -> Callable[[Any], Any]:
     """Return what makes a logger's method note, of the RPC at hand, that it is given a line with that *beginning*."""
 
     def replacement(original: Any) -> Any:
         @functools.wraps(original)
         def log(message: object, *args: Any, **kwargs: Any) -> None:
-            if isinstance(message, str) and message.startswith(beginning) and (ending := _current.get()) is not None:
+            if isinstance(message, str) and message.startswith(beginning) and (ending := current.get()) is not None:
                 note(ending)
-            # So that the line is still said to come from where it came from.
-            original(message, *args, **{**kwargs, "stacklevel": kwargs.get("stacklevel", 1) + 1})
+            if _LOGGER.isEnabledFor(level):
+                # So that the line is still said to come from where it came from.
+                original(message, *args, **{**kwargs, "stacklevel": kwargs.get("stacklevel", 1) + 1})
 
         return log
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from opentelemetry import context as context_api
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from rsketch_telemetry import _grpc_internals as internals
 from rsketch_telemetry import semconv
+from rsketch_telemetry._context import attach
 from rsketch_telemetry._grpc_endings import Endings
+from rsketch_telemetry._grpc_handlers import Handlers
 from rsketch_telemetry._grpc_propagation import extract
 from rsketch_telemetry._grpc_server_call import ServerCall
 from rsketch_telemetry._grpc_watch import Watch
@@ -177,7 +178,8 @@ class _ServerHook(grpc.aio.ServerInterceptor):
         self._watch = watch
         self._endings = endings
         self._aborts_at = math.inf
-        self._known: set[str] = set()
+        self._handlers = Handlers()
+        self._facts: dict[str, RpcCall] = {}
         self._learnt = 0
         self._generic: list[grpc.GenericRpcHandler] = []
 
@@ -187,7 +189,8 @@ class _ServerHook(grpc.aio.ServerInterceptor):
 
     def learn_registered(self, service: str, methods: Iterable[str]) -> None:
         """Remember the methods that generated code registers by name."""
-        self._known.update(f"/{service}/{method}" for method in methods)
+        for method in methods:
+            self._learn(f"/{service}/{method}")
 
     def will_abort(self, at: float) -> None:
         """Remember when, by the monotonic clock, the server will abort what is still running."""
@@ -210,7 +213,7 @@ class _ServerHook(grpc.aio.ServerInterceptor):
             call.failed(error)
             raise
         try:
-            return call.watched(handler)
+            return self._handlers.watched(handler, call)
         except Exception:  # noqa: BLE001 - a handler of an unknown make is served as it is
             self._watch.failed()
             call.reached()
@@ -223,34 +226,36 @@ class _ServerHook(grpc.aio.ServerInterceptor):
             if task is None or self._watch.skips(details.method):
                 return None
             metadata = details.invocation_metadata or ()
-            facts = _facts(details.method) if self._knows(details) else _other(details.method)
+            facts = self._facts.get(details.method) or self._learnt_facts(details)
             if self._watch.captures_requests:
                 facts = dataclasses.replace(facts, metadata=self._watch.request_metadata(metadata))
             record = self._watch.recorder.rpc_server(facts, extract(metadata))
             call = ServerCall(self._watch, record, self, self._endings, task)
             # Never detached: the task is this RPC's own, and its context ends with it. That spares a generator's
             # finalizer, which may run in another task, from detaching what was attached here.
-            context_api.attach(call.context)
+            attach(call.context)
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
             self._watch.failed()
             return None
         return call
 
-    def _knows(self, details: grpc.HandlerCallDetails) -> bool:
+    def _learnt_facts(self, details: grpc.HandlerCallDetails) -> RpcCall:
         """
-        Return whether the server has the method, whatever the user's interceptors will make of the call.
+        Return the facts of a method that may be known, whatever the user's interceptors will make of the call.
 
         Asked before them because the answer is the span's name, and of the server because an interceptor that refuses
         strangers answers for any method they invent: those must not become labels.
         """
-        if details.method in self._known:
-            return True
         # A handler that serves whatever it is asked for, as a proxy's does, must not make labels without end either.
         if self._learnt >= _MAX_LEARNT or not any(_serves(handler, details) for handler in self._generic):
-            return False
+            return RpcCall(method=semconv.OTHER, method_original=clean(details.method.removeprefix("/"), 256))
         self._learnt += 1
-        self._known.add(details.method)
-        return True
+        return self._learn(details.method)
+
+    def _learn(self, path: str) -> RpcCall:
+        method, original = rpc_method(path)
+        facts = self._facts[path] = RpcCall(method=method, method_original=original)
+        return facts
 
 
 def _serves(handler: grpc.GenericRpcHandler, details: grpc.HandlerCallDetails) -> bool:
@@ -258,13 +263,3 @@ def _serves(handler: grpc.GenericRpcHandler, details: grpc.HandlerCallDetails) -
         return handler.service(details) is not None
     except Exception:  # noqa: BLE001 - gRPC asks again, and there the exception belongs
         return False
-
-
-@functools.lru_cache(maxsize=1024)
-def _facts(path: str) -> RpcCall:
-    method, original = rpc_method(path)
-    return RpcCall(method=method, method_original=original)
-
-
-def _other(path: str) -> RpcCall:
-    return RpcCall(method=semconv.OTHER, method_original=clean(path.removeprefix("/"), 256))

@@ -6,6 +6,7 @@ from functools import lru_cache
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from rsketch_telemetry import semconv
+from rsketch_telemetry._context import current
 from rsketch_telemetry._grpc_propagation import Metadata
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, captured
@@ -40,7 +41,9 @@ class Watch:
 
     def skips(self, path: str) -> bool:
         """Return whether a call of the method `/pkg.Service/Method` gets neither span nor metric."""
-        return not self.active or service_of(path) in self._excluded or not is_instrumentation_enabled()
+        # In most contexts there is nothing at all, and so nothing that suppresses instrumentation.
+        off = not self.active or (current() and not is_instrumentation_enabled())
+        return bool(off) or service_of(path) in self._excluded
 
     def request_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> Attributes:
         """Return the attributes of what is to be recorded of a request's metadata."""

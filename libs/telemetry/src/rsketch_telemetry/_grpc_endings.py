@@ -165,10 +165,10 @@ class Endings:
         kind = _CORE.ReceiveCloseOnServerOperation
 
         # On every operation's way, so it looks at as little as it can, and leaves the waiting to the original.
-        def execute_batch(call: Any, operations: Sequence[Any], *more: Any) -> Any:
+        def execute_batch(call: Any, operations: Sequence[Any], loop: Any) -> Any:
             if operations and type(operations[0]) is kind and (ending := self._by_state.get(call)) is not None:
                 ending.operation = operations[0]
-            return original(call, operations, *more)
+            return original(call, operations, loop)
 
         return execute_batch
 

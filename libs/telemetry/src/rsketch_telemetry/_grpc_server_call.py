@@ -52,6 +52,7 @@ class ServerCall:
     """
 
     def __init__(self, watch: Watch, record: Call[RpcOutcome], server: Server, endings: Endings, task: Any) -> None:
+        # Asked once: it may be made anew each time.
         self.context = record.inner
         self._watch = watch
         self._record = record
@@ -98,7 +99,7 @@ class ServerCall:
     def over(self, task: "asyncio.Task[Any]") -> None:
         """End the record: the RPC has ended, and so has its task."""
         try:
-            outcome = self._outcome(interrupted=task.cancelling() > 0)
+            outcome = self._plain() or self._outcome(interrupted=task.cancelling() > 0)
         except Exception:  # noqa: BLE001 - as above
             self._watch.failed()
             outcome = RpcOutcome(status_code=_UNKNOWN)
@@ -106,6 +107,16 @@ class ServerCall:
         # and what the task's context refers to as long as whatever the handler has left running.
         self._error = self._ending.context = None
         self._record.finish(outcome)
+
+    def _plain(self) -> RpcOutcome | None:
+        """Return the outcome of an RPC whose handler has answered, as most have; None for any other."""
+        ending = self._ending
+        if ending.cancelled is not False or not self._reached or self._error is not None:
+            return None
+        if ending.context is None or self._watch.captures_responses:
+            return None
+        code = ending.context.code()
+        return RpcOutcome(status_code=_OK if not code else _status_name(code), peer=self._peer)
 
     def _outcome(self, *, interrupted: bool) -> RpcOutcome:
         """

@@ -132,6 +132,9 @@ class LeanRecorder:
                 made._clock_ns -= waited_ns
                 if self.counts_requests:
                     self.count_request(request.kind, 1)
+                if self._copies_baggage and baggage.get_all(parent):
+                    # A processor of spans has to see it.
+                    made.whole()
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
                 self.fault()
             else:
@@ -146,6 +149,8 @@ class LeanRecorder:
                 self._begin(made, call, parent, self._decide_server)
                 made.open = self._open_calls[call.method]
                 made.open.add(1)
+                if self._copies_baggage and baggage.get_all(parent):
+                    made.whole()
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
                 self.fault()
             else:
@@ -158,6 +163,8 @@ class LeanRecorder:
             try:
                 made: RpcClientCall = _new(RpcClientCall)
                 self._begin(made, call, parent, self._decide_client)
+                if self._copies_baggage and baggage.get_all(parent):
+                    made.whole()
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
                 self.fault()
             else:
@@ -201,9 +208,6 @@ class LeanRecorder:
         span._flags = flags
         span._start_ns = time_ns()
         span._clock_ns = perf_counter_ns()
-        if self._copies_baggage and baggage.get_all(parent):
-            # A processor of spans has to see it.
-            span.whole()
 
     def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
         """Add to an up-down counter; see `Recorder`."""

@@ -193,8 +193,8 @@ class LeanSpan(Span, Generic[F]):
         """Return where an attribute can be kept; None where the SDK must see to it."""
         if self._whole is not None or self._finished or not self._flags & 1:
             return None
-        if not isinstance(key, str) or key.partition(".")[0] in RESERVED:
-            # It may stand in the place of one of ours.
+        if not isinstance(key, str) or not key or key.partition(".")[0] in RESERVED:
+            # The SDK counts it as dropped, or it may stand in the place of one of ours.
             return None
         if self._extra is None:
             self._extra = BoundedAttributes(immutable=False)

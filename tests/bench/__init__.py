@@ -1,1 +1,1 @@
-"""What the dashboard costs, measured: `hatch run bench:dashboard` writes it into docs/dashboard.md."""
+"""Benchmarks: of the dashboard, and of what telemetry costs the services that it is put on."""

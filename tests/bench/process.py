@@ -1,7 +1,6 @@
 """A program under measurement: started, asked what the kernel knows of it, and ended, by its process id alone."""
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -12,16 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 __all__ = [
     "HOST",
-    "Dashboard",
     "Measured",
-    "dashboard",
     "free_port",
     "get",
-    "identity",
     "running",
     "stoppable",
     "until",
@@ -29,7 +24,6 @@ __all__ = [
 
 HOST = "127.0.0.1"
 _TICKS = os.sysconf("SC_CLK_TCK")
-_START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
 
@@ -60,16 +54,6 @@ class Measured:
             self.process.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Dashboard(Measured):
-    """The dashboard: its ports and file, and after how many seconds it answered."""
-
-    grpc_port: int
-    http_port: int
-    file: Path
-    started_seconds: float
-
-
 @contextmanager
 def running(
     command: Sequence[str], *, folder: Path, environ: Mapping[str, str] | None = None
@@ -95,24 +79,6 @@ def running(
             process.wait()
 
 
-@contextmanager
-def dashboard(folder: Path, file: Path | None = None) -> Iterator[Dashboard]:
-    """Run the dashboard of this environment while open, on free ports and never idle."""
-    file = file or folder / "dashboard.duckdb"
-    grpc_port, http_port = free_port(), free_port()
-    ports = ("--grpc-port", str(grpc_port), "--http-port", str(http_port))
-    command = (sys.executable, "-m", "rsketch_dashboard", *ports, "--file", str(file), "--idle", "0")
-    begun = time.perf_counter()
-    with running(command, folder=folder) as process:
-        try:
-            until(lambda: identity(http_port) is not None, process, seconds=_START_SECONDS)
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}:\n{(folder / 'output.txt').read_text()[-2000:]}") from None
-        started = Dashboard(process, grpc_port, http_port, file, time.perf_counter() - begun)
-        yield started
-        started.end()
-
-
 def until(holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, *, seconds: float) -> None:
     """
     Wait until something holds.
@@ -127,14 +93,6 @@ def until(holds: Callable[[], bool], process: subprocess.Popen[bytes] | None = N
         if process is not None and process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
         time.sleep(0.005)
-
-
-def identity(port: int) -> Any:
-    """Return what a dashboard says of itself; None while there is none."""
-    with suppress(OSError, http.client.HTTPException):
-        status, body = get(port, "/-/identity")
-        return json.loads(body) if status == 200 else None
-    return None
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:

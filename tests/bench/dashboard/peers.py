@@ -5,7 +5,6 @@ A peer answers when it likes: some before they have stored. So its CPU time is r
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.dashboard.queries import load, sent
+from bench.dashboard.started import dashboard
+from bench.environments import install, pinned
 from bench.figures import Figure, written
-from bench.process import Measured, dashboard, free_port, get, running, until
-from bench.queries import load, sent
+from bench.process import Measured, free_port, get, running, until
 
 __all__ = ["table"]
 
@@ -112,7 +113,9 @@ def _ours(folder: Path) -> str:
 def _measured(peer: _Peer, folder: Path) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         environment = Path(own) / "environment"
-        version = _install(peer, environment)
+        pins = _PINS / f"{peer.name}.txt"
+        install(pins, environment)
+        version = pinned(pins, peer.name)
         size = sum(path.lstat().st_size for path in environment.rglob("*") if not path.is_symlink()) / 1e6
         values, starts, memory = [], [], []
         for at in range(_REPEATS):
@@ -122,17 +125,6 @@ def _measured(peer: _Peer, folder: Path) -> str:
                 memory.append(measured.resident_bytes() / 1e6)
         shown = (peer.name, version, peer.takes, peer.shows)
         return _line(*shown, *_cells(values, starts, memory), f"{size:,.0f} MB")
-
-
-def _install(peer: _Peer, environment: Path) -> str:
-    """Install the pinned files into an environment of their own; return the peer's version."""
-    pins = _PINS / f"{peer.name}.txt"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip = [str(environment / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    # The constraint of this environment is for its own installer.
-    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", str(pins)], check=True)
-    lines = (line for line in pins.read_text().splitlines() if line.startswith(f"{peer.name}=="))
-    return next(lines).partition("==")[2].split()[0]
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from opentelemetry.sdk.trace import TracerProvider  # noqa: TID251 - likewise
 from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: TID251 - likewise
 from playwright.sync_api import Browser, sync_playwright
 
+from bench.dashboard.load import sender
+from bench.dashboard.started import Dashboard
+from bench.dashboard.traffic import wide_trace
 from bench.figures import Figure, Goal
-from bench.load import sender
-from bench.process import HOST, Dashboard
-from bench.telemetry import wide_trace
+from bench.process import HOST
 
 __all__ = ["assets", "figures"]
 

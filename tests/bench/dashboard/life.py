@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rsketch_dashboard.store import Limits, Store
 
+from bench.dashboard.queries import load, sent
+from bench.dashboard.started import Dashboard, dashboard
 from bench.figures import Figure, Goal
-from bench.process import Dashboard, dashboard
-from bench.queries import load, sent
 
 __all__ = ["SPANS", "after_queries", "dropping", "fill", "killed", "starts"]
 

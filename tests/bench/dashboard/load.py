@@ -1,7 +1,7 @@
 """
 The load generator: a process of its own that sends what it has made before, and says how that went.
 
-    python -m bench.load --protocol grpc --port 4317 --spans 100000
+    python -m bench.dashboard.load --protocol grpc --port 4317 --spans 100000
 
 It makes its requests, writes `ready`, and begins when a line comes in. Only loopback is ever sent to, and every run
 has an end: a number of spans, or with `--rate` that many a second for `--seconds`.
@@ -20,8 +20,8 @@ from typing import TypeAlias
 
 import grpc
 
+from bench.dashboard.traffic import BATCH, Traffic
 from bench.process import HOST
-from bench.telemetry import BATCH, Traffic
 
 __all__ = ["PATHS", "PROTOCOLS", "Send", "sender"]
 

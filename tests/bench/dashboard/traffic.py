@@ -16,7 +16,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from rsketch_telemetry.otlp.frame import Item, Scope, field, frame
+from rsketch_telemetry.otlp.frame import Item, Scope, frame
+from rsketch_telemetry.otlp.wire import field
 
 __all__ = ["BATCH", "HTTP", "ROUTES", "RPC", "Traffic", "wide_trace"]
 

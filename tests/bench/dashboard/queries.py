@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from bench.dashboard.started import Dashboard
+from bench.dashboard.traffic import HTTP
 from bench.figures import Figure, Goal, quantile
-from bench.process import HOST, Dashboard, get
-from bench.telemetry import HTTP
+from bench.process import HOST, get
 
 __all__ = ["Asked", "figures", "live", "load", "sample", "sent"]
 
@@ -54,7 +55,7 @@ def load(port: int, **options: object) -> subprocess.Popen[bytes]:
     """Start a load generator that has made its requests and waits for a line; the caller waits for its end."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.load", "--port", str(port), *words],
+        [sys.executable, "-m", "bench.dashboard.load", "--port", str(port), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

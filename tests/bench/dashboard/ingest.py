@@ -12,11 +12,11 @@ from rsketch_dashboard.store.dictionary import Dictionary, Ids
 from rsketch_dashboard.store.rows import span_rows
 from rsketch_dashboard.store.schema import FAMILIES
 
+from bench.dashboard.load import PROTOCOLS
+from bench.dashboard.queries import load, sent
+from bench.dashboard.started import Dashboard, dashboard
+from bench.dashboard.traffic import Traffic
 from bench.figures import Figure, Goal
-from bench.load import PROTOCOLS
-from bench.process import Dashboard, dashboard
-from bench.queries import load, sent
-from bench.telemetry import Traffic
 
 __all__ = ["GOAL", "end_to_end", "per_cpu_second", "slices"]
 

@@ -1,0 +1,1 @@
+"""What the dashboard costs, measured: `hatch run bench:dashboard` writes it into docs/dashboard.md."""

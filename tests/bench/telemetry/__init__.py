@@ -1,0 +1,1 @@
+"""What telemetry costs a service, measured: `hatch run bench` writes it into docs/performance.md."""

@@ -1,0 +1,1 @@
+"""The parts of the benchmark: each measures something and returns its rows."""

@@ -17,7 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from rsketch_telemetry import ConfigurationError, environment, semconv
 from rsketch_telemetry.facts import HttpOutcome, Peer, RpcCall, RpcOutcome, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
@@ -323,6 +324,21 @@ def test_what_is_put_on_a_span_makes_it_the_sdks(plain: Providers) -> None:
     assert found.attributes["http.route"] == "/users/<id>"
     assert "late" not in found.attributes
     assert not span.is_recording()
+
+
+@pytest.mark.parametrize("state", [None, TraceState([("a", "b")])])
+def test_its_header_is_the_one_that_the_propagator_writes(plain: Providers, state: TraceState | None) -> None:
+    """Of a root and of a child; a trace state is the propagator's to write."""
+    above = SpanContext(0xABC << 64, 0xDEF, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+    parent = trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
+    for context in (Context(), parent):
+        call = recorder(plain).rpc_client(RpcCall(method="a.B/C"), context)
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier, call.inner)
+
+        expected = None if "tracestate" in carrier else carrier["traceparent"]
+        assert call.traceparent() == expected
+        call.finish(RpcOutcome(status_code="OK"))
 
 
 @pytest.mark.parametrize("number", [1, 32, 33, 130])

@@ -273,7 +273,7 @@ def _providers(
         return None
     _set_globals(providers)
     if providers.logs_leave:
-        logs.install(providers.loggers)
+        logs.install(providers.loggers, providers.pipeline)
     if str(providers.tracers.resource.attributes["service.name"]).startswith("unknown_service"):
         _log.warning("telemetry: this service has no name; set OTEL_SERVICE_NAME")
     return providers

@@ -146,6 +146,13 @@ class LeanSpan(Span, Generic[F]):
         entries: dict[str, object] = {_SPAN_KEY: self, SERVER_SPAN: self} if self._serves else {_SPAN_KEY: self}
         return Context({**above, **entries} if above else entries)
 
+    def traceparent(self) -> str | None:
+        """Return the header that names this span, without a `SpanContext`; None where a `tracestate` goes with it."""
+        if self._parent is not None and self._parent.trace_state:
+            return None
+        ids = self._ids.to_bytes(ID_BYTES, "big").hex()
+        return f"00-{ids[4:36]}-{ids[40:]}-{self._flags:02x}"
+
     def whole(self) -> Span:
         """Return the SDK's span that takes this one's place: with it from now on, or a copy where this has ended."""
         whole = self._whole

@@ -44,11 +44,17 @@ class Item:
 
 def frame(resource: bytes, schema_url: str, items: Iterable[Item]) -> bytes:
     """Return the export request that holds *items* under one encoded `Resource`."""
-    parts = [field(1, resource)]
-    for scope, bodies in _by_scope(items).items():
-        parts.append(field(2, b"".join([field(1, scope.message), *bodies, text(3, scope.schema_url)])))
-    parts.append(text(3, schema_url))
-    return field(1, b"".join(parts))
+    # Joined once, with the lengths known before: each copy of a large request is paid for with new pages of memory.
+    inner = [field(1, resource)]
+    for scope, fields in _by_scope(items).items():
+        parts = [field(1, scope.message), *fields, text(3, scope.schema_url)]
+        inner += (_SCOPED, varint(_length(parts)), *parts)
+    inner.append(text(3, schema_url))
+    return b"".join([_REQUEST, varint(_length(inner)), *inner])
+
+
+def _length(parts: Iterable[bytes]) -> int:
+    return sum(map(len, parts))
 
 
 def _by_scope(items: Iterable[Item]) -> dict[Scope, list[bytes]]:
@@ -66,4 +72,5 @@ def _by_scope(items: Iterable[Item]) -> dict[Scope, list[bytes]]:
     return scopes
 
 
-_ITEM = tag(2)
+_REQUEST = tag(1)
+_SCOPED = _ITEM = tag(2)

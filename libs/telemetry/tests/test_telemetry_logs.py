@@ -4,17 +4,20 @@ import logging.config
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import grpc
 import grpc.aio
 import pytest
 import sanic_server
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from recording import Instrumented, Recording, attributes, until
 from rsketch_telemetry import Telemetry, access, logs
+from rsketch_telemetry.facts import HttpOutcome, http_request
 from rsketch_telemetry.grpc import GrpcAioServerInstrumentor
 from rsketch_telemetry.sdk import create_providers
 from sanic import Request
@@ -140,6 +143,15 @@ def test_a_record_that_cannot_be_formatted_harms_nobody(capsys: pytest.CaptureFi
 
     assert _bodies(exporter) == ["%d and %d"]
     assert capsys.readouterr().err.count("not enough arguments") == 1
+
+
+def test_a_record_without_a_name_harms_nobody(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was put together by hand reaches the program's own handlers, and nothing is raised into the program."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with _exported():
+        logging.getLogger("shop").handle(logging.makeLogRecord({"msg": "sold", "levelno": logging.WARNING}))
+
+    assert caplog.messages == ["sold"]
 
 
 def test_a_field_named_like_a_credential_is_masked() -> None:
@@ -346,3 +358,26 @@ async def test_an_exception_of_a_grpc_handler_has_one_record() -> None:
 
     assert _with_exception(telemetry) == ["rpc.server.call.exception"]
     assert len(telemetry.records()) == 2
+
+
+def test_an_access_line_says_where_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
+    """It names the function that logs it, without a look through the stack for it."""
+    request = http_request(method="GET", scheme="http", path="/tea")
+    with caplog.at_level(logging.INFO, access.LOGGER_NAME):
+        access.http(request, HttpOutcome(status_code=200), 0.5, Context())
+    (line,) = caplog.records
+
+    assert line.getMessage() == "GET /tea 200 500.0 ms"
+    assert (line.pathname, line.funcName, line.levelname) == (access.__file__, "_emit", "INFO")
+    assert vars(line)["http.response.status_code"] == 200
+    assert vars(line)[access.SECONDS] == 0.5
+
+
+@pytest.mark.parametrize("created", [0.0, 1.0005, 1.9999994, 1.9999996, 1700000000.1235, 1700000000.9999999])
+def test_text_lines_have_the_time_of_their_record(created: float) -> None:
+    """To the millisecond, as `datetime` has it, however many lines there are in a second."""
+    form = logs.formatter("text")
+    expected = datetime.fromtimestamp(created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    record = logging.makeLogRecord(vars(_record()) | {"created": created})
+
+    assert [form.format(record).split(" ")[0] for _ in range(2)] == [expected] * 2

@@ -27,12 +27,16 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _FLAGS = tuple(TraceFlags(flags) for flags in range(256))
 
 
-@lru_cache(maxsize=8)
 def is_pair(propagator: object) -> bool:
     """Return whether a propagator is the API's pair of trace context and baggage, and nothing else."""
-    if type(propagator) is not CompositePropagator:
-        return False
-    return [type(each) for each in propagator._propagators] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
+    return type(propagator) is CompositePropagator and _has_pair(propagator)
+
+
+# Whatever else may be a propagator need not have a hash.
+@lru_cache(maxsize=8)
+def _has_pair(propagator: CompositePropagator) -> bool:
+    parts = getattr(propagator, "_propagators", ())
+    return [type(each) for each in parts] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
 
 
 class Caller(NonRecordingSpan):

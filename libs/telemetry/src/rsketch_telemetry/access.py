@@ -8,10 +8,9 @@ application that brings its own access log keeps it.
 import logging
 from typing import Final
 
-from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
-from rsketch_telemetry import semconv
+from rsketch_telemetry import _context, semconv
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
 
 __all__ = ["LOGGER", "LOGGER_NAME", "OFF", "SECONDS", "http", "level", "rpc"]
@@ -52,11 +51,27 @@ def rpc(call: RpcCall, outcome: RpcOutcome, seconds: float, context: Context) ->
 
 
 def _emit(line: str, error: str | None, seconds: float, attributes: Attributes, context: Context) -> None:
-    token = context_api.attach(context)
+    token = _context.attach(context)
     try:
-        LOGGER.log(level(failed=error is not None), line, extra={**attributes, SECONDS: seconds})
+        # As `LOGGER.log` does it, which looks through the stack for the caller first: that is always this function.
+        LOGGER.handle(
+            LOGGER.makeRecord(
+                LOGGER_NAME,
+                level(failed=error is not None),
+                _CODE.co_filename,
+                _CODE.co_firstlineno,
+                line,
+                (),
+                None,
+                _CODE.co_name,
+                {**attributes, SECONDS: seconds},
+            )
+        )
     finally:
-        context_api.detach(token)
+        _context.detach(token)
+
+
+_CODE = _emit.__code__
 
 
 def _printable(text: str) -> str:

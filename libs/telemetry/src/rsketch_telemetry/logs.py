@@ -10,30 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
+from opentelemetry._logs import Logger, LoggerProvider, LogRecord
 
-from rsketch_telemetry import access, annotations, semconv
-from rsketch_telemetry.facts import error_name
-from rsketch_telemetry.pipeline import SUPPRESSED
-from rsketch_telemetry.redaction import REDACTED, as_text, clean, names_secret, scrub
+from rsketch_telemetry import access
+from rsketch_telemetry._log_facts import body, code, exception, given, masked, severity
+from rsketch_telemetry.pipeline import SUPPRESSED, Pipeline
+
+if TYPE_CHECKING:
+    from rsketch_telemetry._log_encoder import LogEncoder
 
 __all__ = ["OtlpHandler", "formatter", "install", "uninstall"]
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", access.SECONDS}
 _SLOW_SECONDS = 0.5
 """A call that took so long is worth a look."""
 _NESTED = 3
-_SEVERITIES = (
-    (logging.CRITICAL, SeverityNumber.FATAL),
-    (logging.ERROR, SeverityNumber.ERROR),
-    (logging.WARNING, SeverityNumber.WARN),
-    (logging.INFO, SeverityNumber.INFO),
-    (logging.DEBUG, SeverityNumber.DEBUG),
-)
+_SECOND = 1_000_000
+_ENCODER = json.JSONEncoder(default=str)
 
 
 def formatter(form: Literal["text", "json"] = "text", *, trace_url: str | None = None) -> logging.Formatter:
@@ -71,15 +67,28 @@ class _Correlated(logging.Formatter):
 class _TextFormatter(_Correlated):
     """`12:00:00.123 INFO  rsketch: message trace_id=… span_id=…`, the ids only inside a span; at last the link."""
 
+    _last: tuple[int | None, str] = (None, "")
+    """The second of the line before, and how it is written."""
+
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        line = f"{moment} {record.levelname:<7} {record.name}: {record.getMessage()}"
+        line = f"{self._moment(record.created)} {record.levelname:<7} {record.name}: {record.getMessage()}"
         for name, value in self._ids(record).items():
             # The link stands bare: a terminal opens it with a click.
             line += f" {value}" if name == "trace_url" else f" {name}={value}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+    def _moment(self, created: float) -> str:
+        """Return the local time of day with milliseconds; of many lines in one second it is looked up once."""
+        microseconds, second = round(created % 1 * 1e6), int(created // 1)
+        if microseconds == _SECOND:
+            microseconds, second = 0, second + 1
+        known, text = self._last
+        if second != known:
+            text = datetime.fromtimestamp(second).astimezone().strftime("%H:%M:%S")
+            self._last = second, text
+        return f"{text}.{microseconds // 1000:03d}"
 
 
 class _JsonFormatter(_Correlated):
@@ -95,7 +104,7 @@ class _JsonFormatter(_Correlated):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields | _extra(record), ensure_ascii=True, default=str)
+        return _ENCODER.encode(fields | given(record))
 
 
 def _deserves_a_look(record: logging.LogRecord) -> bool:
@@ -105,16 +114,19 @@ def _deserves_a_look(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or seconds >= _SLOW_SECONDS
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
-
-
 class OtlpHandler(logging.Handler):
-    """Turns each record into an OpenTelemetry log record of a logger of the same name."""
+    """
+    Turns each record into an OpenTelemetry log record of a logger of the same name.
 
-    def __init__(self, loggers: LoggerProvider) -> None:
+    Args:
+        loggers: Has the loggers.
+        encoder: Takes over the records that it can encode itself.
+    """
+
+    def __init__(self, loggers: LoggerProvider, encoder: "LogEncoder | None" = None) -> None:
         super().__init__()
         self._loggers = loggers
+        self._encoder = encoder
         # As the SDK has them, but without its locks: a finalizer may log while this thread holds one.
         self._known: dict[str, Logger] = {}
         self._emitting = threading.local()
@@ -126,6 +138,17 @@ class OtlpHandler(logging.Handler):
         own = record.name.startswith(("opentelemetry.", "rsketch_telemetry"))
         return not own and not any(context_api.get_value(key) for key in SUPPRESSED)
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Record what passes the filter. Without the lock of a handler: there is no stream that threads would share."""
+        try:
+            passed = self.filter(record)
+        except Exception:  # noqa: BLE001 - as in `emit`: a record that another process has sent may have no name
+            self.handleError(record)
+            return False
+        if passed:
+            self.emit(record)
+        return passed
+
     def emit(self, record: logging.LogRecord) -> None:
         """Record it; never raises."""
         depth = getattr(self._emitting, "depth", 0)
@@ -134,7 +157,8 @@ class OtlpHandler(logging.Handler):
             return
         self._emitting.depth = depth + 1
         try:
-            self._logger(record.name).emit(_api_record(record))
+            if self._encoder is None or not self._encoder.take(record):
+                self._logger(record.name).emit(_api_record(record))
         except Exception:  # noqa: BLE001 - logging's own rule: a handler never raises into the program
             self.handleError(record)
         finally:
@@ -147,70 +171,39 @@ class OtlpHandler(logging.Handler):
         return known
 
 
-def _is_recorded_anyway(logger: str, error: BaseException) -> bool:
-    """Return whether an exception in a framework's own line ends up in a record of its own, with the call it ended."""
-    # Of a status below 500 no call makes a record: the line is all there is.
-    return logger in _FRAMEWORKS and annotations.is_served() and getattr(error, "status_code", None) in _SERVER_ERRORS
-
-
 def _api_record(record: logging.LogRecord) -> LogRecord:
-    attributes: dict[str, Any] = {"code.file.path": clean(record.pathname), "code.line.number": record.lineno}
-    if record.funcName:
-        attributes["code.function.name"] = record.funcName
-    attributes |= {str(name): _plain(str(name), value) for name, value in _extra(record).items()}
-    error = record.exc_info[1] if record.exc_info else None
-    if error is not None and record.exc_info and not _is_recorded_anyway(record.name, error):
-        attributes[semconv.EXCEPTION_TYPE] = error_name(error)
-        attributes[semconv.EXCEPTION_MESSAGE] = scrub(as_text(error))
-        attributes[semconv.EXCEPTION_STACKTRACE] = scrub(logging.Formatter().formatException(record.exc_info))
+    attributes: dict[str, Any] = dict(code(record.pathname, record.lineno, record.funcName))
+    attributes |= {str(name): masked(str(name), value) for name, value in given(record).items()}
     return LogRecord(
         timestamp=int(record.created * 1e9),
         observed_timestamp=time.time_ns(),
         context=context_api.get_current(),
-        severity_number=_severity(record.levelno),
+        severity_number=severity(record.levelno),
         severity_text=record.levelname,
-        body=scrub(_message(record)),
-        attributes=attributes,
+        body=body(record),
+        attributes=attributes | exception(record),
     )
 
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # noqa: BLE001 - the program's handlers complain of it already; what is known is worth sending
-        return as_text(record.msg)
-
-
-def _plain(name: str, value: object) -> str | int | float | bool:
-    if names_secret(name):
-        return REDACTED
-    if isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63):
-        return value
-    return scrub(as_text(value), 4096)
-
-
-def _severity(level: int) -> SeverityNumber:
-    return next((number for floor, number in _SEVERITIES if level >= floor), SeverityNumber.TRACE)
-
-
-_FRAMEWORKS = frozenset({"sanic.error", "grpc._cython.cygrpc"})
-"""Loggers by which frameworks say that a handler failed."""
-_SERVER_ERRORS = frozenset({None, *range(500, 600)})
 
 _Call = Callable[[logging.Logger, logging.LogRecord], None]
 _installed: list[tuple[_Call, _Call]] = []
 """What each `install` put in place, and what was there before."""
 
 
-def install(loggers: LoggerProvider) -> None:
+def install(loggers: LoggerProvider, pipeline: Pipeline | None = None) -> None:
     """
     Send over OTLP what any logger of this process lets through.
+
+    Args:
+        loggers: What records are made with.
+        pipeline: Where *loggers* send them, if there alone. Records then go there by a way that costs a tenth, and are
+            the same; None always has them made by *loggers*, and so has any processor of records that is not ours.
 
     Hooked behind the loggers rather than added to the root logger: a handler there would be removed by the program's
     own `dictConfig`, would keep `basicConfig` from doing anything, would miss loggers that do not propagate, and would
     silence `logging.lastResort`.
     """
-    handler = OtlpHandler(loggers)
+    handler = OtlpHandler(loggers, _encoder(loggers, pipeline))
     # Not necessarily logging's own: others hook themselves in here, too.
     before = logging.Logger.callHandlers
 
@@ -221,6 +214,15 @@ def install(loggers: LoggerProvider) -> None:
 
     logging.Logger.callHandlers = call_handlers  # type: ignore[assignment, method-assign]  # the hook
     _installed.append((call_handlers, before))
+
+
+def _encoder(loggers: LoggerProvider, pipeline: Pipeline | None) -> "LogEncoder | None":
+    if pipeline is None:
+        return None
+    # Imported late: it needs the SDK, which whoever only writes lines has no use for.
+    from rsketch_telemetry._log_encoder import log_encoder
+
+    return log_encoder(loggers, pipeline)
 
 
 def uninstall() -> None:

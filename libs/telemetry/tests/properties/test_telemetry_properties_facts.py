@@ -14,7 +14,6 @@ from rsketch_telemetry import annotate, facts, semconv
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome
 from rsketch_telemetry.otlp.encode import span_item
 from rsketch_telemetry.redaction import REDACTED, clean, redact_query, scrub
-from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 _SECRETS = st.text(string.ascii_letters + string.digits, min_size=12, max_size=40)
 _KEYS = st.text(string.ascii_letters + "_-.", max_size=11)
@@ -104,7 +103,7 @@ def test_any_request_makes_telemetry_that_can_be_encoded(
 ) -> None:
     """From any request comes one span that OTLP can hold, and log records that are fit to leave."""
     recording = Recording()
-    recorder = SdkRecorder("rsketch_telemetry.test", **recording.providers)
+    recorder = recording.create_recorder()
     call = recorder.http_server(facts.http_request(**request), Context())
     call.finish(HttpOutcome(status_code=status, exception=ValueError(message) if status and status > 499 else None))
     (span,) = recording.spans.get_finished_spans()
@@ -120,7 +119,7 @@ def test_any_request_makes_telemetry_that_can_be_encoded(
 def test_any_rpc_makes_telemetry_that_can_be_encoded(path: str, status: str, server: bool) -> None:
     """From any method comes one span that OTLP can hold; its name is the method or `grpc`."""
     recording = Recording()
-    recorder = SdkRecorder("rsketch_telemetry.test", **recording.providers)
+    recorder = recording.create_recorder()
     method, original = facts.rpc_method(path)
     start = recorder.rpc_server if server else recorder.rpc_client
     address = None if server else "till.example"
@@ -152,7 +151,7 @@ def test_any_annotation_leaves_a_span_that_can_be_encoded(attributes: dict[str, 
     """Whatever an application annotates, its request goes on and the span can leave."""
     recording = Recording()
     recording.exempt("an application may give an attribute of the conventions any value")
-    call = SdkRecorder("rsketch_telemetry.test", **recording.providers).http_server(
+    call = recording.create_recorder().http_server(
         facts.http_request(method="GET", scheme="http", path="/"), Context()
     )
     token = context_api.attach(call.inner)

@@ -150,7 +150,8 @@ async def _recording(group: Group, given: Mapping[str, str]) -> AsyncIterator[tu
     group.prepare(made)
     before = get_global_textmap()
     set_global_textmap(group.propagator())
-    logs.install(made.loggers)
+    # The short way of log records belongs to what is compared.
+    logs.install(made.loggers, made.pipeline if made.choice.recorder == "lean" else None)
     try:
         yield made, InstrumentorSettings.from_env(environ)
     finally:

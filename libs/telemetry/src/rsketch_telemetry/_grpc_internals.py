@@ -6,8 +6,8 @@ All that is not public in grpc.aio and that the instrumentors stand on; checked 
 - `grpc.aio._channel.Channel`: its constructor's `target`; the four multi-callables, their `_method`, `_interceptors`
   and `_references[0]` (the channel).
 - `cygrpc.AioChannel.target`, which 1.66 does not have.
-- Call objects: `_interceptors_task`, `_cython_call.add_done_callback`, `_call`; the tasks `_call_response` and
-  `_preparation`, which fail where gRPC refuses the request before there is a status.
+- Call objects: `_interceptors_task`, `_cython_call.add_done_callback` and `.is_ok`, `_call`; the tasks `_call_response`
+  and `_preparation`, which fail where gRPC refuses the request before there is a status.
 """
 
 import asyncio
@@ -51,11 +51,12 @@ _CONTRIB = "opentelemetry.instrumentation.grpc"
 _INHERITED = object()
 
 _CANCELLED = grpc.StatusCode.CANCELLED.name
+_OK = grpc.StatusCode.OK.name
 _UNKNOWN = grpc.StatusCode.UNKNOWN.name
 
-Over = Callable[[str, BaseException | None, Any], None]
+Over = Callable[[Any, str, BaseException | None, Any], None]
 """
-Told a call's final status, the exception where it failed before it had one, and what has its metadata.
+Told the subject, a call's final status, the exception where it failed before it had one, and what has its metadata.
 """
 
 
@@ -112,24 +113,25 @@ def channel_of(multi_callable: Any) -> object:
     return multi_callable._references[0]
 
 
-def when_over(call: Any, over: Over) -> None:
+def when_over(call: Any, over: Over, subject: Any) -> None:
     """
-    Tell *over* once the call *call* of any kind has its final status.
+    Tell *over* of *subject* once the call *call* of any kind has its final status.
 
     Nothing here refers to the call: a call that its owner drops is collected, and thereby cancelled, as before.
     """
-    if (task := getattr(call, "_interceptors_task", None)) is not None:
-        task.add_done_callback(partial(_intercepted, over))
-    elif (core := getattr(call, "_cython_call", None)) is not None:
+    if (core := getattr(call, "_cython_call", None)) is not None:
+        refused = partial(_refused, over, subject)
         # The public add_done_callback would tie the call into a reference cycle.
-        core.add_done_callback(partial(_finished, over, weakref.ref(call)))
+        core.add_done_callback(partial(_finished, over, subject, refused, weakref.ref(call)))
         if (sending := getattr(call, "_call_response", None) or getattr(call, "_preparation", None)) is not None:
-            sending.add_done_callback(partial(_refused, over))
+            sending.add_done_callback(refused)
+    elif (task := getattr(call, "_interceptors_task", None)) is not None:
+        task.add_done_callback(partial(_intercepted, over, subject))
     elif (source := getattr(call, "_call", None)) is not None:
         # An interceptor gave an iterator of its own in place of this call's responses.
-        when_over(source, over)
+        when_over(source, over, subject)
     else:
-        _foreign(call, over)
+        _foreign(call, over, subject)
 
 
 def target_of(channel: Any) -> str | bytes | None:
@@ -143,28 +145,34 @@ def response_metadata(call: Any, kind: str) -> Sequence[tuple[str, str | bytes]]
     return tuple(_at_once(getattr(call, kind)()) or ()) if hasattr(call, kind) else ()
 
 
-def _intercepted(over: Over, task: Any) -> None:
+def _intercepted(over: Over, subject: Any, task: Any) -> None:
     if task.cancelled():
-        over(_CANCELLED, None, None)
+        over(subject, _CANCELLED, None, None)
     elif (error := task.exception()) is None:
-        when_over(task.result(), over)
+        when_over(task.result(), over, subject)
     elif isinstance(error, grpc.aio.AioRpcError):
-        over(error.code().name, None, error)
+        over(subject, error.code().name, None, error)
     else:
-        over(_UNKNOWN, error, None)
+        over(subject, _UNKNOWN, error, None)
 
 
-def _finished(over: Over, reference: Callable[[], Any]) -> None:
+def _finished(over: Over, subject: Any, refused: Callable[[Any], None], reference: Callable[[], Any]) -> None:
     call = reference()
-    # A call that is gone was dropped by its owner, for which grpc.aio cancels it.
-    over(_final_status(call) if call is not None else _CANCELLED, None, call)
+    if call is None:
+        # It was dropped by its owner, for which grpc.aio cancels it.
+        over(subject, _CANCELLED, None, None)
+        return
+    if (response := getattr(call, "_call_response", None)) is not None:
+        # The loop need not be bothered with what has nothing to say any more.
+        response.remove_done_callback(refused)
+    over(subject, _OK if call._cython_call.is_ok() else _final_status(call), None, call)
 
 
-def _refused(over: Over, task: Any) -> None:
+def _refused(over: Over, subject: Any, task: Any) -> None:
     """End a call whose request gRPC did not take: such a call never has a status."""
     # Not by `exception()`, which would keep asyncio from complaining of a failure that nobody has looked at.
     if (error := getattr(task, "_exception", None)) is not None and not isinstance(error, grpc.aio.AioRpcError):
-        over(_UNKNOWN, error, None)
+        over(subject, _UNKNOWN, error, None)
 
 
 def _final_status(call: Any) -> str:
@@ -184,7 +192,7 @@ def _at_once(value: Any) -> Any:
     return None
 
 
-def _foreign(call: Any, over: Over) -> None:
+def _foreign(call: Any, over: Over, subject: Any) -> None:
     """Watch a call object that an interceptor made itself; grpc.aio's own wrapper of a mere response is one."""
 
     def done(finished: Any) -> None:
@@ -192,9 +200,9 @@ def _foreign(call: Any, over: Over) -> None:
             status = _final_status(finished)
         except Exception:  # noqa: BLE001 - it need not have all that gRPC's own have
             status = _UNKNOWN
-        over(status, None, finished)
+        over(subject, status, None, finished)
 
     try:
         call.add_done_callback(done)
     except Exception:  # noqa: BLE001 - a response without a call refuses the callback: it is there, so all is well
-        over(grpc.StatusCode.OK.name, None, None)
+        over(subject, _OK, None, None)

@@ -6,14 +6,18 @@ A propagator that fails costs a call its parent, never its life.
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from opentelemetry import baggage, trace
+from opentelemetry import baggage
 from opentelemetry.context import Context
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import SpanContext
+from opentelemetry.trace.propagation import _SPAN_KEY
 
 from rsketch_telemetry._once import Once
 from rsketch_telemetry._w3c import NOTHING, is_pair, parent, traceparent
+from rsketch_telemetry.lean.calls import RpcClientCall
 
 __all__ = ["Metadata", "extract", "inject", "merged"]
 
@@ -32,6 +36,7 @@ class _MetadataGetter(Getter[Metadata]):
 
 
 _GETTER = _MetadataGetter()
+(_BAGGAGE_KEY,) = baggage.set_baggage("key", "value", Context())
 _CARRIERS = frozenset({"baggage", "traceparent", "tracestate"})
 # One for both sides: they have the same propagator.
 _failed = Once("trace context could not be propagated over gRPC; this is said once", level=logging.WARNING)
@@ -54,15 +59,15 @@ def extract(metadata: Metadata) -> Context:
 
 def _alone(metadata: Metadata) -> Context | None:
     """Return the context of a caller that has sent a `traceparent` and nothing else, or nothing; None for any other."""
-    header: str | bytes | None = None
+    found: str | bytes | None = None
     for name, value in metadata:
         if name in _CARRIERS:
-            if name != "traceparent" or header is not None:
+            if name != "traceparent" or found is not None:
                 return None
-            header = value
-    if header is None:
+            found = value
+    if found is None:
         return NOTHING
-    return parent(header) if isinstance(header, str) else None
+    return parent(found) if isinstance(found, str) else None
 
 
 def inject(context: Context) -> dict[str, str]:
@@ -70,13 +75,24 @@ def inject(context: Context) -> dict[str, str]:
     carrier: dict[str, str] = {}
     try:
         propagator = get_global_textmap()
-        span = trace.get_current_span(context).get_span_context()
-        if is_pair(propagator) and span.is_valid and not span.trace_state and not baggage.get_all(context):
-            return {"traceparent": traceparent(span)}
+        if is_pair(propagator) and (header := _alone_in(context)) is not None:
+            return {"traceparent": header}
         propagator.inject(carrier, context)
     except Exception:  # noqa: BLE001 - a foreign propagator must not fail the call
         _failed()
     return {name.lower(): value for name, value in carrier.items() if _sendable(value)}
+
+
+def _alone_in(context: Context) -> str | None:
+    """Return the `traceparent` that says all there is to say of a context; None where the propagator must say."""
+    span: Any = context.get(_SPAN_KEY)
+    if span is None or context.get(_BAGGAGE_KEY):
+        return None
+    if type(span) is RpcClientCall:
+        # It needs no `SpanContext` for that.
+        return span.traceparent()
+    named: SpanContext = span.get_span_context()
+    return traceparent(named) if named.is_valid and not named.trace_state else None
 
 
 def merged(metadata: Iterable[tuple[str, str | bytes]], entries: dict[str, str]) -> list[tuple[str, str | bytes]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.context import Context
 
 from rsketch_telemetry import semconv
 from rsketch_telemetry._context import current
@@ -11,9 +11,12 @@ from rsketch_telemetry._grpc_propagation import Metadata
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, captured
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.pipeline import SUPPRESSED
 from rsketch_telemetry.recorder import Recorder
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "suppressed"]
+
+_PLAIN, _KEY = SUPPRESSED
 
 
 class Watch:
@@ -41,9 +44,12 @@ class Watch:
 
     def skips(self, path: str) -> bool:
         """Return whether a call of the method `/pkg.Service/Method` gets neither span nor metric."""
-        # In most contexts there is nothing at all, and so nothing that suppresses instrumentation.
-        off = not self.active or (current() and not is_instrumentation_enabled())
-        return bool(off) or service_of(path) in self._excluded
+        context = current()
+        return not self.active or service_of(path) in self._excluded or bool(context and suppressed(context))
+
+    def excludes(self, path: str) -> bool:
+        """Return whether calls of a method never get any."""
+        return service_of(path) in self._excluded
 
     def request_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> Attributes:
         """Return the attributes of what is to be recorded of a request's metadata."""
@@ -55,6 +61,11 @@ class Watch:
             return {}
         first = captured(semconv.RPC_RESPONSE_HEADER, initial, self._response, self._masked)
         return first | captured(semconv.RPC_RESPONSE_TRAILER, trailers() or (), self._trailers, self._masked)
+
+
+def suppressed(context: Context) -> bool:
+    """Return whether instrumentation is switched off in a context, as `is_instrumentation_enabled` has it."""
+    return bool(context.get(_PLAIN) or context.get(_KEY))
 
 
 @lru_cache(maxsize=1024)

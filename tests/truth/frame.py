@@ -2,7 +2,8 @@
 The frame of the truth suite: what a case, a column and a subject are, and how one column is run.
 
 A **case** is a client's scenario. A **column** is a process model: a server program and how it is started. A
-**subject** is what instruments that program: `bare` (nothing), `ours`, `contrib` or `plugin`. One program is started
+**subject** is what instruments that program: `bare` (nothing), `ours`, `contrib` or `plugin`. `ours` records with the
+lean recorder, and `sdk`, which is ours as well, with the SDK's. One program is started
 for each (column, subject), and serves the column's cases one after another, so that what arrives between the start of
 a case and the moment its telemetry has settled is that case's. `bare` runs beside each subject; what the caller and the
 handlers see must be equal.
@@ -191,7 +192,8 @@ class Subject:
     What instruments a program.
 
     Attributes:
-        name: `bare`, `ours`, `contrib` or `plugin`.
+        name: `bare`, `ours`, `sdk`, `contrib` or `plugin`.
+        kind: What programs and columns know it by, where that is another subject's name.
         launcher: Goes before the program's command; empty where nothing does.
         environ: Its settings; the endpoint and the intervals are added.
         settle_seconds: How long its telemetry is waited for; shorter for peers, some of which never send all.
@@ -199,10 +201,15 @@ class Subject:
     """
 
     name: str
+    kind: str = ""
     launcher: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
     settle_seconds: float = 1.5
     patience: float = 0.4
+
+    def fits(self, column: "Column") -> bool:
+        """Return whether it can be run in *column*."""
+        return (self.kind or self.name) in column.subjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +225,7 @@ class Column:
         launched: Whether the subject's launcher is put before it; False where the program instruments itself in code,
             by what `Witness.subject` names.
         processes: How many tell `ready`.
-        subjects: Names of those that can be run in it, beside `bare`.
+        subjects: Kinds of those that can be run in it, beside `bare`.
         cases: Names of its cases; None for all that are not `except_in` it.
         environ: More settings for every subject, as a function of the port and the folder that it is given.
         bare_environ: More settings for `bare`, where the program would instrument itself.
@@ -309,12 +316,19 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """The row of one case in one column for one subject: a verdict by each name in `COLUMNS_OF_TABLE`."""
+    """
+    The row of one case in one column for one subject.
+
+    Attributes:
+        verdicts: One by each name in `COLUMNS_OF_TABLE`.
+        recorded: What was recorded, see `truth.recorded`.
+    """
 
     column: str
     case: str
     subject: str
     verdicts: Mapping[str, Verdict]
+    recorded: tuple[str, ...] = ()
 
     @property
     def wrong(self) -> list[str]:
@@ -531,7 +545,7 @@ def _environ(column: Column, subject: Subject, endpoint: str, folder: Path, port
     return {
         "PYTHONPATH": str(tests),
         "PYTHONUNBUFFERED": "1",
-        "TRUTH_SUBJECT": subject.name,
+        "TRUTH_SUBJECT": subject.kind or subject.name,
         "TRUTH_PORT": str(port),
         "TRUTH_FOLDER": str(folder),
         "TRUTH_WITNESS": str(folder / "witness"),

@@ -15,6 +15,7 @@ from rsketch_telemetry.otlp.model import Span
 from truth import conformance
 from truth.arrivals import Counted
 from truth.frame import ABSENT, ANY, COLUMNS_OF_TABLE, Bounds, Call, Expectation, Judgement, Record, Verdict
+from truth.recorded import recorded
 
 __all__ = ["judge"]
 
@@ -43,7 +44,13 @@ def judge(bare: Record, record: Record) -> Judgement:
         "conformant": _conformant(record),
     }
     verdicts = {name: _verdict(found[name], record.secret) for name in COLUMNS_OF_TABLE}
-    return Judgement(column=record.column, case=record.case.name, subject=record.subject, verdicts=verdicts)
+    return Judgement(
+        column=record.column,
+        case=record.case.name,
+        subject=record.subject,
+        verdicts=verdicts,
+        recorded=recorded(record),
+    )
 
 
 def _verdict(wrong: Iterable[str], secret: str) -> Verdict:

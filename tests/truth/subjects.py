@@ -6,6 +6,7 @@ leave out what ours leaves out, by whatever means they have.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 
 from harness.children import BIN
@@ -13,7 +14,7 @@ from harness.children import BIN
 from truth.frame import Subject
 from truth.witness import CAPTURED, EXCLUDED
 
-__all__ = ["BARE", "OURS", "contrib", "plugin"]
+__all__ = ["BARE", "OURS", "SDK", "contrib", "plugin"]
 
 _LAUNCHER = (str(BIN / "opentelemetry-instrument"),)
 _COMMON = {
@@ -29,6 +30,8 @@ OURS = Subject(
     launcher=_LAUNCHER,
     environ={
         **_COMMON,
+        # It is what is chosen without a word; where it could not serve, the program would not start now.
+        "RSKETCH_TELEMETRY_RECORDER": "lean",
         "RSKETCH_TELEMETRY_OPT_IN_METRICS": "http.server.active_requests",
         # The programs use it themselves where they are their own client; its spans are not what is looked at.
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx",
@@ -36,6 +39,7 @@ OURS = Subject(
     settle_seconds=5.0,
     patience=1.0,
 )
+SDK = replace(OURS, name="sdk", kind="ours", environ={**OURS.environ, "RSKETCH_TELEMETRY_RECORDER": "sdk"})
 
 
 def contrib(*instrumentors: str) -> Subject:

@@ -31,7 +31,7 @@ class Suite:
         return [
             (column, case)
             for column in self.columns
-            if subject in column.subjects
+            if self.subjects[subject].fits(column)
             for case in self.cases
             if column.takes(case)
         ]
@@ -46,7 +46,8 @@ class Suite:
             only: Names of the cases to run; None for all that the column takes.
         """
         cases = [case for case in self.cases if column.takes(case) and (only is None or case.name in only)]
-        chosen = [self.subjects[name] for name in subjects if name in column.subjects]
+        chosen = [self.subjects[name] for name in subjects if name in self.subjects]
+        chosen = [subject for subject in chosen if subject.fits(column)]
         if not cases or not chosen:
             return []
         bare, *records = await asyncio.gather(*(observe_column(column, each, cases) for each in (BARE, *chosen)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from truth.judged import Chosen, Judged, judged_by
+from truth.judged import OURS, Chosen, Judged, judged_by
 from truth.report import committed, row_of
 from truth.rpc.columns import SUITE
 from truth.rpc.drive import CLIENT, SERVER
@@ -48,24 +48,34 @@ def _chosen(items: Iterable[pytest.Item]) -> Chosen:
 
 def _looked_at(item: pytest.Item) -> Iterable[tuple[str, str, str]]:
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    subjects = (parameters["subject"],) if "subject" in parameters else OURS
     if "case" in parameters:
-        return [(parameters["column"], "ours", parameters["case"])]
+        return [(parameters["column"], subject, parameters["case"]) for subject in subjects]
     if "flaw" in parameters:
         column, cases = DEFECTS[parameters["flaw"]]
         return [(column, "ours", case) for case in cases]
     if item.name == test_the_suite_sees_the_defects_of_others.__name__:
         return [(column, "contrib", case) for column, case in _SEEN]
-    if item.name == test_the_committed_table_is_of_these_cases_and_this_result.__name__:
-        return [(column, "ours", case) for column, case in _ROWS]
+    if item.name.startswith(test_the_committed_table_is_of_these_cases_and_this_result.__name__):
+        return [(column, subject, case) for column, case in _ROWS for subject in subjects]
     return []
 
 
+@pytest.mark.parametrize("subject", OURS)
 @pytest.mark.parametrize(("column", "case"), _ROWS, ids=["-".join(row) for row in _ROWS])
-def test_ours_tells_the_truth(judged: Judged, column: str, case: str) -> None:
+def test_ours_tells_the_truth(judged: Judged, column: str, case: str, subject: str) -> None:
     """Nothing changes for caller and handler, and what is recorded is what happened."""
-    wrong = judged(column)[case].wrong
+    wrong = judged(column, subject)[case].wrong
 
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("column", "case"), _ROWS, ids=["-".join(row) for row in _ROWS])
+def test_both_recorders_say_the_same(judged: Judged, column: str, case: str) -> None:
+    """What is recorded of a case does not depend on the recorder."""
+    lean, sdk = (judged(column, subject)[case].recorded for subject in OURS)
+
+    assert lean == sdk
 
 
 @pytest.mark.parametrize("flaw", DEFECTS)
@@ -97,12 +107,15 @@ def test_each_case_is_run_somewhere() -> None:
     assert {case for _, case in _ROWS} == set(names)
 
 
-def test_the_committed_table_is_of_these_cases_and_this_result(judged: Judged) -> None:
+@pytest.mark.parametrize("subject", OURS)
+def test_the_committed_table_is_of_these_cases_and_this_result(judged: Judged, subject: str) -> None:
     """The rows of the docs are the cases of the code, and what they say of ours is what was found just now."""
     fresh = {
-        case.name: row_of([judged(column.name)[case.name] for column, each in SUITE.rows("ours") if each is case])
+        case.name: row_of(
+            [judged(column.name, subject)[case.name] for column, each in SUITE.rows("ours") if each is case]
+        )
         for case in SUITE.cases
     }
 
-    assert committed("rpc", "ours") == fresh
+    assert committed("rpc", subject) == fresh
     assert list(committed("rpc", "contrib")) == list(fresh)

@@ -8,7 +8,6 @@ from recording import Recording, attributes
 from rsketch_telemetry import annotate, annotations
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import HttpOutcome, RpcCall, RpcOutcome, http_request
-from rsketch_telemetry.sdk_recorder import SdkRecorder
 
 REQUEST = http_request(method="GET", scheme="http", path="/")
 
@@ -18,7 +17,7 @@ class _Serving(Recording):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorder = SdkRecorder("rsketch_telemetry.test", **self.providers)
+        self.recorder = self.create_recorder()
 
     def __enter__(self) -> "_Serving":
         self._call = self.recorder.http_server(REQUEST, Context())

@@ -20,7 +20,7 @@ from rsketch_telemetry.facts import HttpOutcome, Peer, RpcCall, RpcOutcome, capt
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.logs import OtlpHandler
 from rsketch_telemetry.otlp.model import Event, LogRecord, MetricPoint, Resource, Scope, Span, Value
-from rsketch_telemetry.sdk_recorder import SdkRecorder
+from rsketch_telemetry.recorder import Recorder
 
 HTTP, SERVED, CALLED = "http.server.request.duration", "rpc.server.call.duration", "rpc.client.call.duration"
 SETTINGS = InstrumentorSettings(opt_in_metrics=frozenset({"http.server.active_requests"}))
@@ -71,7 +71,7 @@ def good() -> Iterator[Telemetry]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        recorder = SdkRecorder("rsketch_telemetry.test", settings=SETTINGS, **recording.providers)
+        recorder = recording.create_recorder(SETTINGS)
         _requests(recorder)
         _calls(recorder)
         recorder.in_flight("rsketch.http.server.websockets", 1, {"url.scheme": "http", "http.route": "/chat"})
@@ -85,7 +85,7 @@ def good() -> Iterator[Telemetry]:
         recording.close()
 
 
-def _requests(recorder: SdkRecorder) -> None:
+def _requests(recorder: Recorder) -> None:
     seen = {"scheme": "http", "protocol_version": "1.1", "host": "shop.example:80", "peer": ("127.0.0.1", 4711)}
     kept = captured("http.request.header.", [("X-Shop", "a"), ("Cookie", "b")], {"x-shop", "cookie"})
     plain = http_request(method="GET", path="/users/12", query="page=2&token=x", headers=kept, **seen)  # type: ignore[arg-type]  # mypy: the values of a dict have one type
@@ -97,7 +97,7 @@ def _requests(recorder: SdkRecorder) -> None:
     recorder.http_server(plain, Context()).finish(failed)
 
 
-def _calls(recorder: SdkRecorder) -> None:
+def _calls(recorder: Recorder) -> None:
     served = RpcCall(method="shop.v1.Till/Pay")
     recorder.rpc_server(served, Context()).finish(RpcOutcome(status_code="OK", peer=Peer("::1", 4712)))
     recorder.rpc_server(served, Context()).finish(RpcOutcome(status_code="NOT_FOUND"))
@@ -378,7 +378,7 @@ def test_old_names_beside_the_new_ones_are_advice() -> None:
     """While dashboards move over, the old names and metrics are emitted on purpose: that is said, and fails nothing."""
     recording = Recording()
     settings = InstrumentorSettings(duplicates=frozenset({"http", "rpc"}))
-    recorder = SdkRecorder("rsketch_telemetry.test", settings=settings, **recording.providers)
+    recorder = recording.create_recorder(settings)
     _requests(recorder)
     _calls(recorder)
     recording.collected()

@@ -24,6 +24,7 @@ from recording import Instrumented, attributes, seconds_of, until
 from rsketch_telemetry import semconv
 from rsketch_telemetry.grpc import GrpcAioClientInstrumentor, GrpcAioServerInstrumentor
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
+from rsketch_telemetry.pipeline import SUPPRESSED
 from till import SERVICE, Channel, Handler, listening, path, status_of
 
 
@@ -578,6 +579,19 @@ async def test_suppressed_call_has_no_telemetry(telemetry: Telemetry) -> None:
     assert "traceparent" not in dict(till.metadata)
 
 
+@pytest.mark.parametrize("key", SUPPRESSED, ids=["plain", "unique"])
+async def test_either_key_suppresses(telemetry: Telemetry, key: str) -> None:
+    """Each of the keys by which instrumentation is suppressed does it alone, and only where it says so."""
+    async with connected() as (_, channel):
+        for value in (True, False):
+            token = context_api.attach(context_api.set_value(key, value))
+            try:
+                await channel.unary_unary(path("Pay"))(b"a")
+            finally:
+                context_api.detach(token)
+        await telemetry.client()
+
+
 async def test_name_imported_before_is_instrumented(telemetry: Telemetry) -> None:
     """A channel function imported before `instrument()` makes recorded channels all the same."""
     async with serving() as till, early_channel(till.target) as channel:
@@ -608,6 +622,27 @@ async def test_channel_made_before_is_recorded() -> None:
         "rpc.status_code": "OK",
         **(address if told else {}),
     }
+
+
+async def test_stub_is_recorded_by_whoever_instruments_now() -> None:
+    """A stub that outlives an instrumentation tells the next one of its calls, which may want others."""
+    first, second = Telemetry(), Telemetry()
+    try:
+        async with connected() as (_, channel):
+            if not hasattr(channel._channel, "target"):
+                second.exempt("this release of grpcio hides the target", "required-attribute")
+            stub = channel.unary_unary(path("Pay"))
+            first.instrument(settings=InstrumentorSettings(excluded_services=frozenset({SERVICE})))
+            await stub(b"a")
+            first.instrumentor.uninstrument()
+            second.instrument()
+            await stub(b"b")
+            await second.client()
+    finally:
+        first.close()
+        second.close()
+
+    assert first.clients() == []
 
 
 async def test_uninstrument_restores_and_silences() -> None:

@@ -145,7 +145,9 @@ def test_a_record_that_cannot_be_formatted_harms_nobody(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("not enough arguments") == 1
 
 
-def test_a_record_without_a_name_harms_nobody(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_without_a_name_harms_nobody(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that was put together by hand reaches the program's own handlers, and nothing is raised into the program."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
     with _exported():

@@ -12,8 +12,7 @@ from rsketch_telemetry import Telemetry, access, semconv
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, HttpOutcome, RpcCall, RpcOutcome, http_request
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
-from rsketch_telemetry.recorder import guarded
-from rsketch_telemetry.sdk_recorder import SdkRecorder
+from rsketch_telemetry.recorder import Recorder, guarded
 
 REQUEST = http_request(method="GET", scheme="http", path="/users/12", protocol_version="1.1", host="shop.example:80")
 RPC = RpcCall(method="pkg.Service/Method", server_address="shop.example", server_port=50051)
@@ -25,7 +24,7 @@ class _Recorded(Recording):
 
     def __init__(self, settings: InstrumentorSettings | None = None) -> None:
         super().__init__()
-        self.recorder = SdkRecorder("rsketch_telemetry.test", **self.providers, settings=settings)
+        self.recorder = self.create_recorder(settings)
 
     @property
     def span(self) -> ReadableSpan:
@@ -87,7 +86,7 @@ def test_an_http_request_is_one_server_span_and_one_duration() -> None:
     ],
 )
 def test_durations_are_in_seconds_with_the_buckets_of_the_conventions(
-    record: Callable[[SdkRecorder], None], name: str
+    record: Callable[[Recorder], None], name: str
 ) -> None:
     """Name, unit and buckets of the three histograms."""
     recorded = _Recorded()
@@ -171,6 +170,7 @@ class _Raising(SpanProcessor):
 
 
 @pytest.mark.parametrize("at_start", [True, False])
+@pytest.mark.sdk("a processor of spans that the program adds makes the SDK's recorder take over, which a line says")
 def test_a_failing_processor_reaches_no_caller(at_start: bool, caplog: pytest.LogCaptureFixture) -> None:
     """What a span processor of the user raises is logged once, and the calls go on."""
     recorded = _Recorded()

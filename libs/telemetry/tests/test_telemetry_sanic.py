@@ -818,6 +818,7 @@ _BROKEN: Any = (_BrokenPattern(),)
 
 
 @pytest.mark.parametrize("settings", [None, InstrumentorSettings(excluded_urls=_BROKEN)])
+@pytest.mark.sdk("a processor of spans that the program adds makes the SDK's recorder take over, which a line says")
 async def test_what_fails_in_telemetry_stays_there(
     telemetry: Telemetry, caplog: pytest.LogCaptureFixture, settings: InstrumentorSettings | None
 ) -> None:

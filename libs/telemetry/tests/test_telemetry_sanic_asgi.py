@@ -71,6 +71,7 @@ async def test_a_client_that_leaves_a_stream(instrumented: Telemetry) -> None:
     assert not instrumented.exceptions()
 
 
+@pytest.mark.sdk("a processor of spans tells when the request has begun")
 async def test_a_client_that_leaves_before_the_response(instrumented: Telemetry) -> None:
     """Who leaves while the handler works has no status, though the handler goes on to make one."""
     app = create_app()

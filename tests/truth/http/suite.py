@@ -6,7 +6,7 @@ from pathlib import Path
 from truth.frame import Column
 from truth.http.cases import CASES
 from truth.http.programs import PROGRAMS
-from truth.subjects import OURS, contrib, plugin
+from truth.subjects import OURS, SDK, contrib, plugin
 from truth.suite import Suite
 
 __all__ = ["HTTP"]
@@ -53,7 +53,7 @@ def _hello(_port: int, _folder: Path) -> Mapping[str, str]:
 HTTP = Suite(
     protocol="http",
     cases=CASES + PROGRAMS,
-    subjects={"ours": OURS, "contrib": contrib(), "plugin": plugin("sanic")},
+    subjects={"ours": OURS, "sdk": SDK, "contrib": contrib(), "plugin": plugin("sanic")},
     columns=(
         Column(
             name="single process",

@@ -3,7 +3,7 @@
 from truth.frame import Column
 from truth.rpc.cases import BASIC, BESIDE, BOTH, CASES, EARLY, INTERCEPTED, REGISTERED, THREADS
 from truth.rpc.drive import CLIENT, SERVER
-from truth.subjects import OURS, contrib
+from truth.subjects import OURS, SDK, contrib
 from truth.suite import Suite
 
 __all__ = ["SUITE"]
@@ -50,6 +50,6 @@ SUITE = Suite(
     protocol="rpc",
     cases=CASES,
     columns=_COLUMNS,
-    subjects={"ours": OURS, "contrib": contrib("grpc_aio_server", "grpc_aio_client")},
+    subjects={"ours": OURS, "sdk": SDK, "contrib": contrib("grpc_aio_server", "grpc_aio_client")},
 )
 """All gRPC cases in all gRPC columns."""

@@ -151,9 +151,7 @@ def test_any_annotation_leaves_a_span_that_can_be_encoded(attributes: dict[str, 
     """Whatever an application annotates, its request goes on and the span can leave."""
     recording = Recording()
     recording.exempt("an application may give an attribute of the conventions any value")
-    call = recording.create_recorder().http_server(
-        facts.http_request(method="GET", scheme="http", path="/"), Context()
-    )
+    call = recording.create_recorder().http_server(facts.http_request(method="GET", scheme="http", path="/"), Context())
     token = context_api.attach(call.inner)
     annotate(**attributes)
     context_api.detach(token)

@@ -3,15 +3,18 @@
 from hostile import TRACEPARENT
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from rsketch_telemetry._grpc_propagation import inject
 from rsketch_telemetry._w3c import NOTHING, Caller, parent, traceparent
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _WELL_FORMED = st.from_regex("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True)
 _NEARLY = st.from_regex(r"[ \t]?(00|01|ff)-(0{32}|[0-9a-f]{32})-(0{16}|[0-9a-f]{16})-[0-9a-f]{2}(-x?)?[ \t\n]?")
+_STATES = st.sampled_from([None, TraceState(), TraceState([("shop", "1")])])
 _SPANS = st.builds(
     SpanContext,
     st.integers(1, 2**128 - 1),
@@ -65,3 +68,19 @@ def test_header_is_the_propagator_s(span: SpanContext) -> None:
     found = parent(traceparent(span))
     assert found is not None
     assert _identity(found)[:2] == span[:2]
+
+
+@given(
+    st.none()
+    | st.builds(SpanContext, st.integers(0, 2), st.integers(0, 2), st.booleans(), st.just(TraceFlags(1)), _STATES),
+    st.dictionaries(st.sampled_from(["shop", "till"]), st.sampled_from(["", "1", "ä"])),
+)
+def test_metadata_of_a_call_is_the_propagator_s(span: SpanContext | None, entries: dict[str, str]) -> None:
+    """Any context goes with a call as the global propagator would send it, which has more to say of some."""
+    context = Context() if span is None else trace.set_span_in_context(NonRecordingSpan(span), Context())
+    for name, value in entries.items():
+        context = baggage.set_baggage(name, value, context)
+    expected: dict[str, str] = {}
+    get_global_textmap().inject(expected, context)
+
+    assert inject(context) == expected

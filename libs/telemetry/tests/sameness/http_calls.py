@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 import websockets
@@ -68,18 +70,23 @@ def leaving(name: str, sent: bytes, after: bytes = b"", *, durations: int = 1, s
     return Case(name=name, call=call, durations=durations, spans=spans)
 
 
+_MORE_HEADERS = "additional_headers" if int(version("websockets").partition(".")[0]) >= 14 else "extra_headers"
+"""What older releases of the client call it."""
+
+
 def websocket(name: str, talk: Callable[[Any], Awaitable[Any]], *, spans: int = 0, **headers: str) -> Case:
     """Return a websocket on which *talk* takes place; it closes if that has not."""
 
     async def call(place: Place) -> Sequence[str]:
-        client = await websockets.connect(
-            f"ws://127.0.0.1:{place.port}/feed/x", additional_headers=headers, compression=None
-        )
+        more: dict[str, Any] = {_MORE_HEADERS: headers}
+        client = await websockets.connect(f"ws://127.0.0.1:{place.port}/feed/x", compression=None, **more)
         try:
             assert await client.recv() == "hello"
             return [str(await talk(client))]
         finally:
-            await client.close()
+            # Older releases complain of a connection that is gone already.
+            with suppress(websockets.ConnectionClosed):
+                await client.close()
 
     return Case(name=name, call=call, spans=spans)
 

@@ -37,6 +37,9 @@ FAILED: Final = "(failed)"
 
 _MEASURED = (semconv.HTTP_SERVER_DURATION, semconv.RPC_SERVER_DURATION, semconv.RPC_CLIENT_DURATION)
 _PATIENCE_SECONDS = 5.0
+"""How long the telemetry of one call is waited for."""
+_ALL_PATIENCE_SECONDS = 40.0
+"""How long that of all calls of a process is, that never comes: what is lost is to be read, not to be waited for."""
 
 Played = dict[str, list[str]]
 """The lines of each call, by the name of its case."""
@@ -102,11 +105,29 @@ class _Keeping:
         self.exports.append(export)
 
 
-async def play(group: Group, recorder: str) -> Played:
+class _Patience:
+    """What is left of a process's patience."""
+
+    def __init__(self) -> None:
+        self._seconds = _ALL_PATIENCE_SECONDS
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until *holds* is true, as long as one call's telemetry may take."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        seconds = min(self._seconds, _PATIENCE_SECONDS)
+        while not await holds():
+            if loop.time() - begin > seconds:
+                self._seconds -= seconds
+                return
+            await asyncio.sleep(0.01)
+
+
+async def play(group: Group, recorder: str, patience: _Patience) -> Played:
     """Make the calls of a group."""
     keeping = _Keeping()
     with _warnings() as warned:
-        played = await _all_played(group, recorder, keeping)
+        played = await _all_played(group, recorder, keeping, patience)
     played[EVERYTHING] += sorted(f"warned: {each}" for each in warned)
     return played
 
@@ -125,7 +146,7 @@ def _warnings() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-async def _all_played(group: Group, recorder: str, keeping: _Keeping) -> Played:
+async def _all_played(group: Group, recorder: str, keeping: _Keeping, patience: _Patience) -> Played:
     async with receive(keeping, ReceiverConfig(grpc_port=0, http_port=0)) as receiver:
         given = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": (
@@ -138,7 +159,7 @@ async def _all_played(group: Group, recorder: str, keeping: _Keeping) -> Played:
             **group.environ,
         }
         async with _recording(group, given) as (made, settings), group.serve(made, settings) as port:
-            return await _Playing(keeping, Place(port, made)).cases(group)
+            return await _Playing(keeping, Place(port, made), patience).cases(group)
 
 
 @asynccontextmanager
@@ -162,9 +183,10 @@ async def _recording(group: Group, given: Mapping[str, str]) -> AsyncIterator[tu
 
 
 class _Playing:
-    def __init__(self, keeping: _Keeping, place: Place) -> None:
+    def __init__(self, keeping: _Keeping, place: Place, patience: _Patience) -> None:
         self._keeping = keeping
         self._place = place
+        self._patience = patience
         self._reader = Reader((place.port,))
 
     async def cases(self, group: Group) -> Played:
@@ -183,10 +205,7 @@ class _Playing:
 
     async def _exports(self, case: Case) -> list[Export]:
         """Return what the calls of a case have made, once that is all."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _PATIENCE_SECONDS
-        while not await self._ended(case) and loop.time() < until:
-            await asyncio.sleep(0.01)
+        await self._patience.until(lambda: self._ended(case))
         # A span may have ended just after the spans went, and before the metrics were collected.
         await self._flush()
         exports, self._keeping.exports = self._keeping.exports, []
@@ -214,13 +233,14 @@ def _main(recorder: str, names: Sequence[str]) -> None:
 
     # What handlers do on purpose to a span is warned of by the API.
     warnings.simplefilter("ignore")
-    played = {group.name: _played(group, recorder) for group in GROUPS if not names or group.name in names}
+    patience = _Patience()
+    played = {group.name: _played(group, recorder, patience) for group in GROUPS if not names or group.name in names}
     json.dump(played, sys.stdout)
 
 
-def _played(group: Group, recorder: str) -> Played:
+def _played(group: Group, recorder: str, patience: _Patience) -> Played:
     try:
-        return asyncio.run(play(group, recorder))
+        return asyncio.run(play(group, recorder, patience))
     except Exception:
         return {FAILED: traceback.format_exc().splitlines()}
 

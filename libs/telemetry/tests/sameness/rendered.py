@@ -18,7 +18,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPo
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rsketch_telemetry.otlp.handler import Export
 
-__all__ = ["CALLER_SPAN", "CALLER_TRACE", "MASKED", "TEXTS", "Reader"]
+__all__ = ["CALLER_SPAN", "CALLER_TRACE", "MASKED", "TEXTS", "Reader", "is_repeated"]
 
 CALLER_TRACE: Final = "0af7651916cd43dd"
 """What the trace ids begin with that callers send: these are compared as they are."""
@@ -178,7 +178,7 @@ class Reader:
         """Yield a line for each field that is set."""
         for field, value in message.ListFields():
             known = f"{message.DESCRIPTOR.name}.{field.name}"
-            values = list(value) if field.is_repeated else [value]
+            values = list(value) if is_repeated(field) else [value]
             if known in MASKED:
                 yield f"{field.name}: <{MASKED[known]}>"
             elif field.message_type is None:
@@ -301,3 +301,9 @@ def _id(value: bytes, names: Names) -> str:
         return names[value]
     given = value.hex()
     return given if given.startswith((CALLER_TRACE, CALLER_SPAN)) or not any(value) else "<id>"
+
+
+def is_repeated(field: Any) -> bool:
+    """Return whether a field of a message is a list."""
+    # Older releases of protobuf know but the label, which newer ones warn of.
+    return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED

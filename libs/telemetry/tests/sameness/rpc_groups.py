@@ -161,7 +161,7 @@ async def _read_and_written(channel: Channel) -> Sequence[str]:
 
 
 async def _read_not_to_the_end(channel: Channel) -> Sequence[str]:
-    call = channel.unary_stream(f"/{SERVICE}/Count")(b"x")
+    call = channel.unary_stream(f"/{SERVICE}/Count")(b"sleep")
     return [repr(await call.read())]
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from rsketch_telemetry.signal import Signal
 
 from .groups import GROUPS
 from .play import EVERYTHING, FAILED, RECORDER, Played
-from .rendered import MASKED, Reader
+from .rendered import MASKED, Reader, is_repeated
 
 _ROOT: Final = Path(__file__).parents[4]
 _CALLS: Final = [(group.name, case.name) for group in GROUPS for case in group.cases]
@@ -47,21 +48,32 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ]
     groups = sorted({each["group"] for each in parameters if "group" in each})
     folder = tmp_path_factory.mktemp("sameness")
-    playing = {recorder: _playing(recorder, groups, folder / recorder) for recorder in ("sdk", "lean")}
     found = {}
-    for recorder, process in playing.items():
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, (folder / recorder).read_text()
-        found[recorder] = json.loads(said)
+    with ExitStack() as started:
+        playing = {
+            recorder: started.enter_context(_playing(recorder, groups, folder / recorder))
+            for recorder in ("sdk", "lean")
+        }
+        for recorder, process in playing.items():
+            said, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, (folder / recorder).read_text()
+            found[recorder] = json.loads(said)
     return found
 
 
-def _playing(recorder: str, groups: list[str], complaints: Path) -> subprocess.Popen[str]:
+@contextmanager
+def _playing(recorder: str, groups: list[str], complaints: Path) -> Iterator[subprocess.Popen[str]]:
     # What stands in sets is said in one order then.
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", f"{__package__}.play", recorder, *groups]
-    with complaints.open("w") as written:
-        return subprocess.Popen(command, cwd=_ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=written)
+    with (
+        complaints.open("w") as written,
+        subprocess.Popen(command, cwd=_ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=written) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("group", "case"), _ROWS, ids=["-".join(row) for row in _ROWS])
@@ -263,5 +275,5 @@ def _messages(found: Any) -> list[Any]:
         messages.append(message)
         for field, value in message.ListFields():
             if field.message_type is not None:
-                messages += _messages(list(value) if field.is_repeated else [value])
+                messages += _messages(list(value) if is_repeated(field) else [value])
     return messages

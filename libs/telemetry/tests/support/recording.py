@@ -1,6 +1,9 @@
 """
 Providers that keep what they get in memory, for tests of whatever records with them.
 
+They are the SDK's own. With `Recording.made_by = "lean"`, which `pytest --recorder=lean` sets, they are those that the
+library makes where the lean recorder serves: what leaves by the pipeline is decoded then, and put into the SDK's forms.
+
 What a test records is checked against the telemetry contract when its recording is closed, so a whole run of the tests
 emits nothing that the checker rejects. A test whose telemetry is wrong on purpose says so: `Recording.exempt`.
 """
@@ -9,8 +12,9 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from left import Finished, Left
 from opentelemetry._logs import LogRecord
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # it is untyped
@@ -20,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, MetricsData
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -41,6 +45,8 @@ from rsketch_telemetry.otlp.model import (
     decode_metrics,
     decode_traces,
 )
+from rsketch_telemetry.recorder import Recorder
+from rsketch_telemetry.recorders import create_recorder
 
 __all__ = ["Instrumented", "Recording", "attributes", "checked", "rejected", "seconds_of", "until"]
 
@@ -55,19 +61,18 @@ T = TypeVar("T", bound=BaseInstrumentor)
 class Recording:
     """Providers of one test, and what they have seen; checked when it is closed."""
 
+    made_by: ClassVar[Literal["sdk", "lean"]] = "sdk"
+
     def __init__(self) -> None:
-        self._sampler = _Noting()
-        self._data: list[MetricsData] = []
         self._exempt: dict[str, str] = {}
         self._allowed = Allowances()
         _unchecked.append(self)
-        self.spans = InMemorySpanExporter()
+        self._kept: _Sdk | Left = _Sdk() if self.made_by == "sdk" else Left()
+        self.spans = self._kept.spans
         self.logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK's
-        self._reader = InMemoryMetricReader()
-        self.tracer_provider = TracerProvider(sampler=self._sampler, shutdown_on_exit=False)
-        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
-        self.logger_provider = LoggerProvider(shutdown_on_exit=False)
+        self.tracer_provider = self._kept.tracers
+        self.meter_provider = self._kept.meters
+        self.logger_provider = self._kept.loggers
         self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
         self.tracer = self.tracer_provider.get_tracer("test")
 
@@ -80,12 +85,16 @@ class Recording:
             "logger_provider": self.logger_provider,
         }
 
+    def create_recorder(self, settings: InstrumentorSettings | None = None) -> Recorder:
+        """Return what an instrumentor of these providers records with."""
+        return create_recorder("rsketch_telemetry.test", **self.providers, settings=settings)
+
     def close(self) -> None:
         """Shut the providers down, and fail the test where it recorded what the contract does not allow."""
         if self not in _unchecked:
             return
         _unchecked.remove(self)
-        self._collect()
+        self.collected()
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
         self.logger_provider.shutdown()
@@ -118,19 +127,17 @@ class Recording:
             self.decoded_points(),
             self.decoded_logs(),
             allowed=self._allowed,
-            complete=not self._sampler.dropped,
+            complete=self._kept.complete,
         )
         return [violation for violation in rejected(found) if violation.rule not in self._exempt]
 
     def decoded_spans(self) -> list[Span]:
         """Return the spans as a receiver of OTLP sees them."""
-        body = self._framed([span_item(span) for span in self.spans.get_finished_spans()])
-        return decode_traces(ExportTraceServiceRequest.FromString(body))
+        return decode_traces(ExportTraceServiceRequest.FromString(self._framed(self._kept.span_items())))
 
     def decoded_points(self) -> list[MetricPoint]:
         """Return the points of all collections so far."""
-        body = self._framed([item for data in self._data for item in metric_items(data)])
-        return decode_metrics(ExportMetricsServiceRequest.FromString(body))
+        return decode_metrics(ExportMetricsServiceRequest.FromString(self._framed(self._kept.metric_items)))
 
     def decoded_logs(self) -> list[ModelLogRecord]:
         """Return the log records likewise."""
@@ -141,21 +148,13 @@ class Recording:
         resource = self.tracer_provider.resource
         return frame(resource_message(resource), resource.schema_url, items) if items else b""
 
-    def _collect(self) -> MetricsData | None:
-        data = self._reader.get_metrics_data()
-        if data is not None:
-            self._data.append(data)
-        return data
-
     def ended(self, kind: SpanKind) -> list[ReadableSpan]:
         """Return the spans of one kind that have ended."""
         return [span for span in self.spans.get_finished_spans() if span.kind is kind]
 
     def collected(self) -> list[Metric]:
         """Collect, and return the metrics; an exemplar is in the first collection after it only."""
-        data = self._collect()
-        resources = data.resource_metrics if data is not None else ()
-        return [metric for resource in resources for scope in resource.scope_metrics for metric in scope.metrics]
+        return self._kept.collect()
 
     def histogram(self, name: str) -> list[HistogramDataPoint]:
         """Collect, and return the points of the histogram *name*."""
@@ -185,6 +184,42 @@ class Instrumented(Recording, Generic[T]):
         if self.instrumentor.is_instrumented_by_opentelemetry:
             self.instrumentor.uninstrument()
         super().close()
+
+
+class _Sdk:
+    """
+    The SDK's providers.
+
+    Attributes:
+        metric_items: The metrics of all collections so far, encoded.
+    """
+
+    def __init__(self) -> None:
+        self._sampler = _Noting()
+        self._reader = InMemoryMetricReader()
+        self.metric_items: list[Item] = []
+        self.spans: Finished = InMemorySpanExporter()
+        self.tracers = TracerProvider(sampler=self._sampler, shutdown_on_exit=False)
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.loggers = LoggerProvider(shutdown_on_exit=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a span for each call that is measured."""
+        return not self._sampler.dropped
+
+    def span_items(self) -> list[Item]:
+        """Return the spans that have ended, encoded."""
+        return [span_item(span) for span in self.spans.get_finished_spans()]
+
+    def collect(self) -> list[Metric]:
+        """Collect."""
+        data = self._reader.get_metrics_data()
+        if data is None:
+            return []
+        self.metric_items += metric_items(data)
+        return [metric for each in data.resource_metrics for scope in each.scope_metrics for metric in scope.metrics]
 
 
 class _Noting(Sampler):

@@ -45,7 +45,9 @@ class Telemetry(Instrumented[SanicInstrumentor]):
     def __init__(self) -> None:
         super().__init__(SanicInstrumentor())
         self.started = 0
-        self.tracer_provider.add_span_processor(_Counter(self))
+        if self.made_by == "sdk":
+            # Where somebody watches spans, the lean recorder makes room for the SDK's.
+            self.tracer_provider.add_span_processor(_Counter(self))
 
     @classmethod
     @contextmanager

@@ -77,7 +77,6 @@ def patch_client(watch: Watch, patches: internals.Patches, stood_down: Callable[
 class _ClientHook:
     def __init__(self, watch: Watch, stood_down: Callable[[], None]) -> None:
         self._watch = watch
-        self._rpc_client = watch.recorder.rpc_client
         self._stood_down = stood_down
         self._endpoints: weakref.WeakKeyDictionary[Any, Endpoint] = weakref.WeakKeyDictionary()
         self._methods: set[bytes] = set()
@@ -138,7 +137,7 @@ class _ClientHook:
                 return None
             if self._watch.captures_requests:
                 facts = dataclasses.replace(facts, metadata=self._request_metadata(args, kwargs))
-            return self._rpc_client(facts, context)
+            return self._watch.recorder.rpc_client(facts, context)
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
             self._watch.failed()
             return None

@@ -364,6 +364,7 @@ class SanicHooks:
             served = self._of(request)
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
             self._failed()
+            self._begun.pop(id(request), None)
             return
         if served is not None:
             self._answered_oddly(served)

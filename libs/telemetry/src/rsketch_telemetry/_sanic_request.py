@@ -68,7 +68,10 @@ class RequestReader:
         try:
             connection: _Connection = request.conn_info.ctx.rsketch_telemetry  # type: ignore[union-attr]
         except AttributeError:
-            connection = _Connection(request)
+            connection = _Connection(request, self)
+        if connection.reader is not self:
+            # Of other settings, from before.
+            connection = _Connection(request, self)
         if connection.forwarded:
             return self._read_anew(request, path, self._arrivals.waited_seconds(stream))
         headers = request.headers
@@ -138,16 +141,18 @@ class _Connection:
     What the requests of a connection have in common; kept with it, for a look at what the one before said.
 
     Attributes:
+        reader: Who has made it.
         forwarded: They have nothing in common: a proxy is trusted to send those of others through it.
         said: By the request before; *kind* and *caller* are made of that.
     """
 
-    __slots__ = ("caller", "forwarded", "kind", "peer", "said", "scheme")
+    __slots__ = ("caller", "forwarded", "kind", "peer", "reader", "said", "scheme")
 
     kind: HttpKind
     caller: HttpCaller
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, reader: RequestReader) -> None:
+        self.reader = reader
         info = request.conn_info
         address = (info.client_ip or None) if info is not None else None
         self.forwarded = _trusts_a_proxy(request.app.config)

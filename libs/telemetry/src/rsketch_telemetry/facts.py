@@ -8,7 +8,7 @@ which attribute, so that every recorder says the same.
 import re
 from base64 import b64encode
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rsketch_telemetry import semconv
@@ -194,6 +194,10 @@ class HttpOutcome:
             return None
         return error_name(self.exception) if self.exception is not None else str(self.status_code)
 
+    def without_exception(self) -> "HttpOutcome":
+        """Return the same, without the exception and the frames that it refers to."""
+        return replace(self, exception=None, error_type=self.error)
+
     def attributes(self) -> Attributes:
         """Return the attributes, the same on span and metric, that the end decides."""
         return _present(
@@ -260,6 +264,10 @@ class RpcOutcome:
     exception: BaseException | None = None
     peer: Peer | None = None
     metadata: Attributes | None = None
+
+    def without_exception(self) -> "RpcOutcome":
+        """Return the same, without the exception and the frames that it refers to."""
+        return replace(self, exception=None)
 
     def attributes(self, *, server: bool) -> Attributes:
         """Return the attributes, the same on span and metric, that the end decides."""

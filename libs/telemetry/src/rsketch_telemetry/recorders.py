@@ -170,14 +170,14 @@ class _Plain:
         )
         return LeanRecorder(plain, self._sdk(scope, settings, cells))
 
-    def _sdk(self, scope: str, settings: InstrumentorSettings, durations: "Cells | None") -> SdkRecorder:
+    def _sdk(self, scope: str, settings: InstrumentorSettings, series: "Cells | None") -> SdkRecorder:
         return SdkRecorder(
             scope,
             tracer_provider=self._tracers(),
             meter_provider=self._meters(),
             logger_provider=self._loggers(),
             settings=settings,
-            durations=durations,
+            series=series,
         )
 
     def _new_cells(self, scope: Scope) -> "Cells":

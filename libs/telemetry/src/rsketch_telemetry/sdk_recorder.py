@@ -21,14 +21,17 @@ from rsketch_telemetry.recorder import Call
 from rsketch_telemetry.redaction import as_text, scrub
 from rsketch_telemetry.version import __version__
 
-__all__ = ["DURATIONS", "IN_FLIGHT", "Durations", "SdkRecorder", "complete"]
+__all__ = ["DURATIONS", "IN_FLIGHT", "SdkRecorder", "Series", "complete"]
 
 _RECORDED_IN: Final = "__rsketch_recorded_in__"
 """Attribute of an exception: the trace that has a record of it."""
 
 
-class Durations(Protocol):
-    """The histograms of calls."""
+class Series(Protocol):
+    """The histograms and counters of calls."""
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        """Add to an up-down counter."""
 
     def record(self, metric: str, value: float, attributes: Attributes, context: Context) -> None:
         """Record a duration, in the metric's unit, with an exemplar that points to the span in *context*."""
@@ -42,7 +45,7 @@ class SdkRecorder:
         scope: Name of the instrumentation scope, the instrumentor's module.
         tracer_provider: None for the global one; so for the others.
         settings: What is recorded beyond the default.
-        durations: The histograms; None for those of the meter provider.
+        series: Histograms and counters; None for those of the meter provider.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class SdkRecorder:
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         settings: InstrumentorSettings | None = None,
-        durations: Durations | None = None,
+        series: Series | None = None,
     ) -> None:
         self.settings = settings or InstrumentorSettings()
         tracers = tracer_provider or trace.get_tracer_provider()
@@ -61,8 +64,7 @@ class SdkRecorder:
         self.tracer = tracers.get_tracer(scope, __version__, semconv.SCHEMA_URL)
         self._logger = loggers.get_logger(scope, __version__, semconv.SCHEMA_URL)
         self._meter = (meter_provider or get_meter_provider()).get_meter(scope, __version__, semconv.SCHEMA_URL)
-        self.durations = durations or _MeterDurations(self._meter)
-        self._open: dict[str, UpDownCounter] = {}
+        self.series = series or _MeterSeries(self._meter)
 
     def http_server(self, request: HttpRequest, parent: Context) -> Call[HttpOutcome]:
         """Start a SERVER span; see `Recorder`."""
@@ -78,10 +80,7 @@ class SdkRecorder:
 
     def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
         """Add to an up-down counter; see `Recorder`."""
-        counter = self._open.get(metric)
-        if counter is None:
-            counter = self._open[metric] = self._meter.create_up_down_counter(metric, *IN_FLIGHT[metric])
-        counter.add(change, attributes)
+        self.series.in_flight(metric, change, attributes)
 
     def start_span(self, name: str, kind: SpanKind, attributes: Attributes, parent: Context, start_ns: int) -> Span:
         """Start a span whose exceptions and status are ours to say."""
@@ -114,12 +113,19 @@ class SdkRecorder:
         )
 
 
-class _MeterDurations:
-    """The histograms of a meter, each made at first use: who never makes a call does not announce one for it."""
+class _MeterSeries:
+    """The instruments of a meter, each made at first use: who never makes a call does not announce one for it."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._made: dict[str, Histogram] = {}
+        self._open: dict[str, UpDownCounter] = {}
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        counter = self._open.get(metric)
+        if counter is None:
+            counter = self._open[metric] = self._meter.create_up_down_counter(metric, *IN_FLIGHT[metric])
+        counter.add(change, attributes)
 
     def record(self, metric: str, value: float, attributes: Attributes, context: Context) -> None:
         histogram = self._made.get(metric)
@@ -260,7 +266,7 @@ class _Measured:
         )
 
     def _measure(self, metric: str, attributes: Attributes, elapsed_ns: int) -> None:
-        durations = self._recorder.durations
+        durations = self._recorder.series
         durations.record(metric, elapsed_ns / 1e9, attributes, self.inner)
         if self._old:
             durations.record(OLD_METRICS[metric], elapsed_ns / 1e6, self._old(attributes), self.inner)

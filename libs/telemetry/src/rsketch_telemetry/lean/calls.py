@@ -1,8 +1,10 @@
 """The calls of which spans and durations are recorded, each its own span, and what each kind says at its end."""
 
+import logging
+from abc import abstractmethod
 from struct import Struct
 from time import perf_counter_ns
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.trace import Span, SpanContext, SpanKind
@@ -10,13 +12,13 @@ from opentelemetry.trace import Span, SpanContext, SpanKind
 from rsketch_telemetry import access, semconv
 from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.facts import Attributes, HttpOutcome, HttpRequest, RpcCall, RpcOutcome
-from rsketch_telemetry.lean.cells import Duration, Open
-from rsketch_telemetry.lean.span import ID_BYTES, F, LeanSpan, encoded_state
+from rsketch_telemetry.lean.cells import Open
+from rsketch_telemetry.lean.span import F, LeanSpan, encoded_state
 from rsketch_telemetry.lean.templates import Template
 from rsketch_telemetry.otlp import wire
 from rsketch_telemetry.sdk_recorder import complete
 
-__all__ = ["HttpServerCall", "RpcClientCall", "RpcServerCall"]
+__all__ = ["HttpServerCall", "LeanCall", "RpcClientCall", "RpcServerCall"]
 
 # The fields of a Span (opentelemetry/proto/trace/v1/trace.proto) that are different with every call.
 _PARENT_ID: Final = wire.tag(4) + wire.varint(8)
@@ -28,6 +30,20 @@ _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _HERE: Final = _FLAGS + _HAS_IS_REMOTE.to_bytes(4, "little")
 _REMOTE: Final = _FLAGS + (_HAS_IS_REMOTE | _IS_REMOTE).to_bytes(4, "little")
 _SHORT = 512
+
+
+class _Ending(Protocol):
+    """How a call ended."""
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What nobody handled."""
+
+    def without_exception(self) -> Self:
+        """Return the same without it."""
+
+
+Outcome = TypeVar("Outcome", bound=_Ending)
 
 
 class _Heads(dict[int, bytes]):
@@ -49,19 +65,79 @@ _PATH = _Heads(semconv.URL_PATH)
 _QUERY = _Heads(semconv.URL_QUERY)
 
 
-class _Call(LeanSpan[F]):
-    """What the three kinds have in common."""
+class LeanCall(LeanSpan[F], Generic[F, Outcome]):
+    """
+    What the three kinds have in common: a call that ends; see `recorder.Call`.
 
-    __slots__ = ("_elapsed_ns",)
+    Attributes:
+        open: The series that it is counted in until then; None where there is none.
+    """
 
-    def _close(self, duration: Duration, elapsed_ns: int) -> bytes:
-        """Take the end, and record the duration; return the ids as fields of the encoded span."""
-        self._elapsed_ns = elapsed_ns
-        self._finished = True
-        ids = self._ids.to_bytes(ID_BYTES, "big")
-        wanted = self._recorder.exemplars[self._flags & 1]
-        duration.record(elapsed_ns, self._start_ns + elapsed_ns, ids if wanted else None)
-        return ids
+    __slots__ = ("_elapsed_ns", "_outcome", "open")
+
+    _exception_event: ClassVar[tuple[str, SeverityNumber]]
+    _elapsed_ns: int
+    _outcome: Outcome
+    open: Open | None
+
+    def count(self, among: Open) -> None:
+        """Count the call among those in flight, until it ends."""
+        self.open = among
+        among.add(1)
+
+    def finish(self, outcome: Outcome) -> None:
+        """End the span and record the duration; only the first time counts."""
+        elapsed_ns = perf_counter_ns() - self._clock_ns
+        recorder, extra = self._recorder, b""
+        # Another thread may write on the span in this moment.
+        with recorder.lock:
+            if self._finished:
+                return
+            if self._extra is not None or outcome.exception is not None:
+                extra = self._made_ready(outcome)
+            whole = self._whole
+            self._outcome = outcome if outcome.exception is None else outcome.without_exception()
+            self._elapsed_ns = elapsed_ns
+            self._finished = True
+        level = logging.NOTSET
+        try:
+            made, sampled = self._template(outcome), self._flags & 1
+            wanted = recorder.exemplars[sampled]
+            made.duration.record(elapsed_ns, self._start_ns + elapsed_ns, self._ids if wanted else None)
+            if whole is not None:
+                self._complete(whole, outcome.exception)
+            elif sampled:
+                recorder.append(self._encoded(made.constant, extra))
+            level = made.level
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            recorder.fault()
+        if self.open is not None:
+            self.open.add(-1)
+        if outcome.exception is not None:
+            recorder.say_exception(self._exception_event, outcome.exception, self)
+        if access.LOGGER.isEnabledFor(level):
+            recorder.safely(lambda: self._say(outcome))
+
+    def _made_ready(self, outcome: Outcome) -> bytes:
+        """Return the encoded attributes of the program's own; where the templates cannot say all, become the SDK's."""
+        try:
+            if outcome.exception is not None and self._recorder.settings.exception_events:
+                self.whole()
+            return self._encoded_extra()
+        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+            self._recorder.fault()
+            return b""
+
+    @abstractmethod
+    def _template(self, outcome: Outcome) -> Template:
+        """Return what the call has in common with others."""
+
+    @abstractmethod
+    def _encoded(self, constant: bytes, extra: bytes) -> bytes:
+        """Return the span's message."""
+
+    def _say(self, outcome: Outcome) -> None:
+        """Write the access line."""
 
     @staticmethod
     def _above(parent: SpanContext | Caller) -> bytes:
@@ -75,47 +151,23 @@ class _Call(LeanSpan[F]):
         complete(whole, attributes, exception if self._recorder.settings.exception_events else None, end_ns)
 
 
-class HttpServerCall(_Call[HttpRequest]):
+class HttpServerCall(LeanCall[HttpRequest, HttpOutcome]):
     """An HTTP request being served."""
 
-    __slots__ = ("_outcome",)
+    __slots__ = ()
 
     kind: ClassVar[SpanKind] = SpanKind.SERVER
     _serves: ClassVar[bool] = True
+    _exception_event = semconv.HTTP_SERVER_EXCEPTION, SeverityNumber.ERROR
 
-    def finish(self, outcome: HttpOutcome) -> None:
-        """End the span and record the duration; see `Call`."""
-        if self._finished:
-            return
-        elapsed_ns = perf_counter_ns() - self._clock_ns
-        recorder, request = self._recorder, self._facts
-        try:
-            if outcome.exception is not None and recorder.settings.exception_events:
-                self.whole()
-            self._outcome = outcome
-            extra = self._encoded_extra() if self._extra is not None else b""
-            made = recorder.http[request[0]][outcome]
-            ids = self._close(made.duration, elapsed_ns)
-            if self._whole is not None:
-                if outcome.route:
-                    self._whole.update_name(self._name())
-                self._complete(self._whole, outcome.exception)
-            elif self._flags & 1:
-                recorder.append(self._encoded(ids, made.constant, extra))
-            if outcome.exception is not None:
-                recorder.exception(semconv.HTTP_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.inner)
-            if access.LOGGER.isEnabledFor(made.level):
-                access.http(request, outcome, elapsed_ns / 1e9, self.inner)
-        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
-            recorder.fault()
-        if recorder.counts_requests:
-            recorder.count_request(request.kind, -1)
+    def _template(self, outcome: HttpOutcome) -> Template:
+        return self._recorder.http[self._facts[0]][outcome]
 
-    def _encoded(self, ids: bytes, constant: bytes, extra: bytes) -> bytes:
+    def _encoded(self, constant: bytes, extra: bytes) -> bytes:
         kind, path, caller, peer, query, headers, _ = self._facts
         encoded, start_ns, at = self._recorder.encoded, self._start_ns, path.encode()
         parts = [
-            ids,
+            self._ids,
             _TIMES(_START, start_ns, _END, start_ns + self._elapsed_ns),
             _HERE if self._parent is None else self._above(self._parent),
             constant,
@@ -136,6 +188,14 @@ class HttpServerCall(_Call[HttpRequest]):
             parts.append(wire.attributes(9, self._outcome.headers))
         return b"".join(parts)
 
+    def _say(self, outcome: HttpOutcome) -> None:
+        access.http(self._facts, outcome, self._elapsed_ns / 1e9, self.inner)
+
+    def _complete(self, whole: Span, exception: BaseException | None) -> None:
+        if self._outcome.route:
+            whole.update_name(self._name())
+        super()._complete(whole, exception)
+
     def _name(self) -> str:
         return self._facts.kind.span_name(self._outcome.route if self._finished else None)
 
@@ -144,29 +204,15 @@ class HttpServerCall(_Call[HttpRequest]):
         return outcome.attributes() | (outcome.headers or {}), self._start_ns + self._elapsed_ns
 
 
-class _RpcCall(_Call[RpcCall]):
+class _RpcCall(LeanCall[RpcCall, RpcOutcome]):
     """An RPC, served or made."""
 
-    __slots__ = ("_outcome",)
+    __slots__ = ()
 
-    def _record(self, outcome: RpcOutcome, elapsed_ns: int) -> Template:
-        recorder = self._recorder
-        if outcome.exception is not None and recorder.settings.exception_events:
-            self.whole()
-        self._outcome = outcome
-        extra = self._encoded_extra() if self._extra is not None else b""
-        made = (recorder.rpc_served if self._serves else recorder.rpc_made)[self._facts][outcome.status_code]
-        ids = self._close(made.duration, elapsed_ns)
-        if self._whole is not None:
-            self._complete(self._whole, outcome.exception)
-        elif self._flags & 1:
-            recorder.append(self._encoded(ids, made.constant, extra))
-        return made
-
-    def _encoded(self, ids: bytes, constant: bytes, extra: bytes) -> bytes:
+    def _encoded(self, constant: bytes, extra: bytes) -> bytes:
         call, outcome, start_ns = self._facts, self._outcome, self._start_ns
         parts = [
-            ids,
+            self._ids,
             _TIMES(_START, start_ns, _END, start_ns + self._elapsed_ns),
             _HERE if self._parent is None else self._above(self._parent),
             constant,
@@ -192,34 +238,19 @@ class _RpcCall(_Call[RpcCall]):
 
 
 class RpcServerCall(_RpcCall):
-    """
-    An RPC being served.
+    """An RPC being served."""
 
-    Attributes:
-        open: The series that it is counted in while it is served.
-    """
-
-    __slots__ = ("open",)
+    __slots__ = ()
 
     kind: ClassVar[SpanKind] = SpanKind.SERVER
     _serves: ClassVar[bool] = True
-    open: Open
+    _exception_event = semconv.RPC_SERVER_EXCEPTION, SeverityNumber.ERROR
 
-    def finish(self, outcome: RpcOutcome) -> None:
-        """End the span and record the duration; see `Call`."""
-        if self._finished:
-            return
-        elapsed_ns = perf_counter_ns() - self._clock_ns
-        recorder = self._recorder
-        try:
-            made = self._record(outcome, elapsed_ns)
-            if outcome.exception is not None:
-                recorder.exception(semconv.RPC_SERVER_EXCEPTION, outcome.exception, SeverityNumber.ERROR, self.inner)
-            if access.LOGGER.isEnabledFor(made.level):
-                access.rpc(self._facts, outcome, elapsed_ns / 1e9, self.inner)
-        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-            recorder.fault()
-        self.open.add(-1)
+    def _template(self, outcome: RpcOutcome) -> Template:
+        return self._recorder.rpc_served[self._facts][outcome.status_code]
+
+    def _say(self, outcome: RpcOutcome) -> None:
+        access.rpc(self._facts, outcome, self._elapsed_ns / 1e9, self.inner)
 
 
 class RpcClientCall(_RpcCall):
@@ -229,16 +260,7 @@ class RpcClientCall(_RpcCall):
 
     kind: ClassVar[SpanKind] = SpanKind.CLIENT
     _serves: ClassVar[bool] = False
+    _exception_event = semconv.RPC_CLIENT_EXCEPTION, SeverityNumber.WARN
 
-    def finish(self, outcome: RpcOutcome) -> None:
-        """End the span and record the duration; see `Call`."""
-        if self._finished:
-            return
-        elapsed_ns = perf_counter_ns() - self._clock_ns
-        recorder = self._recorder
-        try:
-            self._record(outcome, elapsed_ns)
-            if outcome.exception is not None:
-                recorder.exception(semconv.RPC_CLIENT_EXCEPTION, outcome.exception, SeverityNumber.WARN, self.inner)
-        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-            recorder.fault()
+    def _template(self, outcome: RpcOutcome) -> Template:
+        return self._recorder.rpc_made[self._facts][outcome.status_code]

@@ -110,7 +110,9 @@ class Duration:
                         self._exemplars[bucket] = found
                     begin = end
             if values:
-                self._sum_ns += sum(values)
+                # First: a finalizer that runs in there may add up as well.
+                total = sum(values)
+                self._sum_ns += total
                 self._min_ns = min(self._min_ns, values[0])
                 self._max_ns = max(self._max_ns, values[-1])
 
@@ -218,11 +220,15 @@ class Cells:
         return cell
 
     def record(self, metric: str, value: float, attributes: Attributes, context: Context) -> None:
-        """Record a duration the slow way: `sdk_recorder.Durations`."""
+        """Record a duration the slow way: `sdk_recorder.Series`."""
         span = trace.get_current_span(context).get_span_context()
         wanted = self.exemplars[span.trace_flags.sampled]
         ids = _ids(span) if span.is_valid else b""
         self.duration(metric, attributes).record(round(value * 1e9), time.time_ns(), ids if wanted else None)
+
+    def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
+        """Count what is open: `sdk_recorder.Series`."""
+        self.open(metric, attributes).add(change)
 
     def items(self) -> Iterator[Item]:
         """Yield each metric as it is now."""

@@ -6,19 +6,17 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from random import getrandbits
 from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
 from opentelemetry import baggage
+from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import (  # noqa: TID251 - what a span becomes that more is asked of
     SpanProcessor,
     TracerProvider,
     _Span,
 )
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: TID251 - likewise
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
 from opentelemetry.trace.propagation import _SPAN_KEY
 
@@ -27,17 +25,17 @@ from rsketch_telemetry._once import Once
 from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.facts import (
     Attributes,
-    HttpKind,
     HttpOutcome,
     HttpRequest,
     RpcCall,
     RpcOutcome,
 )
-from rsketch_telemetry.lean.calls import HttpServerCall, RpcClientCall, RpcServerCall
+from rsketch_telemetry.lean.calls import HttpServerCall, LeanCall, RpcClientCall, RpcServerCall
 from rsketch_telemetry.lean.cells import Cells
+from rsketch_telemetry.lean.ids import Ids, trace_id_of
 from rsketch_telemetry.lean.sampling import Decide
-from rsketch_telemetry.lean.span import BOTH, RANDOM, TAGS, TRACE_ID_AT, TRACE_ID_MASK, LeanSpan
-from rsketch_telemetry.lean.templates import Encoded, HttpTemplates, OpenCalls, RpcTemplates
+from rsketch_telemetry.lean.span import RANDOM, LeanSpan
+from rsketch_telemetry.lean.templates import Encoded, HttpTemplates, OpenCalls, OpenRequests, RpcTemplates
 from rsketch_telemetry.recorder import Call, Recorder, guarded
 from rsketch_telemetry.sdk_recorder import SdkRecorder
 
@@ -93,9 +91,8 @@ class LeanRecorder:
         self._decide_server = None if simple else plain.decisions[SpanKind.SERVER]
         self._decide_client = None if simple else plain.decisions[SpanKind.CLIENT]
         self._copies_baggage = plain.copies_baggage
-        self.counts_requests = semconv.HTTP_ACTIVE_REQUESTS in sdk.settings.opt_in_metrics
-        self.exception = sdk.exception
-        self.lock = threading.RLock()
+        self._counts_requests = semconv.HTTP_ACTIVE_REQUESTS in sdk.settings.opt_in_metrics
+        self._exception = sdk.exception
         self._tracer: Any = sdk.tracer
         self._sdk: Recorder = guarded(sdk)
         self._unencodable = plain.unencodable
@@ -104,8 +101,8 @@ class LeanRecorder:
         self._stood_down = False
         self._watched: Any = plain.tracers._active_span_processor
         self._processors: object = self._watched._span_processors
-        self._new_ids, self._new_span_id, flags = _ids(plain.tracers.id_generator)
-        self._root_flags = flags | (plain.roots is True)
+        self._generator: Any = plain.tracers.id_generator
+        self._root_flags = _root_flags(self._generator) | (plain.roots is True)
         self._child_flags = RANDOM | simple
         self._forget()
         forget = weakref.WeakMethod(self._forget)
@@ -113,11 +110,16 @@ class LeanRecorder:
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def _forget(self) -> None:
+        # Whoever held it is not in a forked child.
+        self.lock = threading.RLock()
         self.http = HttpTemplates(self.cells)
         self.rpc_served = RpcTemplates(self.cells, server=True)
         self.rpc_made = RpcTemplates(self.cells, server=False)
         self.encoded = Encoded()
         self._open_calls = OpenCalls(self.cells)
+        self._open_requests = OpenRequests(self.cells)
+        # Or parent and child would give the same.
+        self._ids = Ids(self._generator)
 
     # What instrumentors call.
 
@@ -126,15 +128,9 @@ class LeanRecorder:
         if self._watched._span_processors is self._processors or self._still_serves():
             try:
                 made: HttpServerCall = _new(HttpServerCall)
-                self._begin(made, request, parent, self._decide_server)
-                waited_ns = int(request.waited_seconds * 1e9)
-                made._start_ns -= waited_ns
-                made._clock_ns -= waited_ns
-                if self.counts_requests:
-                    self.count_request(request.kind, 1)
-                if self._copies_baggage and baggage.get_all(parent):
-                    # A processor of spans has to see it.
-                    made.whole()
+                self._begin(made, request, parent, self._decide_server, int(request.waited_seconds * 1e9))
+                if self._counts_requests:
+                    made.count(self._open_requests[request.kind])
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
                 self.fault()
             else:
@@ -147,10 +143,7 @@ class LeanRecorder:
             try:
                 made: RpcServerCall = _new(RpcServerCall)
                 self._begin(made, call, parent, self._decide_server)
-                made.open = self._open_calls[call.method]
-                made.open.add(1)
-                if self._copies_baggage and baggage.get_all(parent):
-                    made.whole()
+                made.count(self._open_calls[call.method])
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
                 self.fault()
             else:
@@ -163,15 +156,15 @@ class LeanRecorder:
             try:
                 made: RpcClientCall = _new(RpcClientCall)
                 self._begin(made, call, parent, self._decide_client)
-                if self._copies_baggage and baggage.get_all(parent):
-                    made.whole()
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
                 self.fault()
             else:
                 return made
         return self._sdk.rpc_client(call, parent)
 
-    def _begin(self, span: LeanSpan[Any], facts: Any, parent: Context, decide: Decide | None) -> None:
+    def _begin(
+        self, span: LeanCall[Any, Any], facts: Any, parent: Context, decide: Decide | None, waited_ns: int = 0
+    ) -> None:
         """
         Begin a span.
 
@@ -180,11 +173,12 @@ class LeanRecorder:
             facts: Of the call.
             parent: The caller's context, or that in which the call is made.
             decide: Whether it is sampled; None where that follows from its parent, or the flags of a root say so.
+            waited_ns: How long ago the call began.
         """
         span._recorder = self
         span._facts = facts
         span._parent_context = parent
-        span._context = span._whole = span._extra = None
+        span._context = span._whole = span._extra = span.open = None
         span._finished = False
         # As the API's functions leave it there; to ask what class it is takes longer than all this.
         above: Any = parent.get(_SPAN_KEY) if parent else None
@@ -196,18 +190,24 @@ class LeanRecorder:
             caller = context if context.is_valid else None
         if caller is None:
             span._parent = None
-            span._ids = self._new_ids() & BOTH | TAGS
+            try:
+                span._ids = self._ids.ready.pop()
+            except IndexError:
+                span._ids = self._ids.root()
             flags = self._root_flags
         else:
             span._parent = caller
-            span._ids = caller.trace_id << TRACE_ID_AT | self._new_span_id() | TAGS
+            span._ids = self._ids.child(caller.trace_id)
             flags = caller.trace_flags & self._child_flags
         if decide is not None:
             given = caller.get_span_context() if isinstance(caller, Caller) else caller
-            flags |= decide(given, span._ids >> TRACE_ID_AT & TRACE_ID_MASK, span._begun)
+            flags |= decide(given, int.from_bytes(trace_id_of(span._ids), "big"), span._begun)
         span._flags = flags
-        span._start_ns = time_ns()
-        span._clock_ns = perf_counter_ns()
+        span._start_ns = time_ns() - waited_ns
+        span._clock_ns = perf_counter_ns() - waited_ns
+        if self._copies_baggage and baggage.get_all(parent):
+            # A processor of spans has to see it.
+            span.whole()
 
     def in_flight(self, metric: str, change: int, attributes: Attributes) -> None:
         """Add to an up-down counter; see `Recorder`."""
@@ -241,6 +241,18 @@ class LeanRecorder:
         if self._faults == _FAULTS:
             self._stand_down("the lean one has failed repeatedly")
 
+    def safely(self, act: Callable[[], None]) -> None:
+        """Do what goes through the program's own logging or processors; a failure in there costs no record."""
+        try:
+            act()
+        except Exception:  # noqa: BLE001 - whatever fails there must not fail the call
+            self._failed()
+
+    def say_exception(self, event: tuple[str, SeverityNumber], error: BaseException, span: LeanSpan[Any]) -> None:
+        """Emit the log record of an exception that nobody handled: *event* is its name and how bad it is."""
+        name, severity = event
+        self.safely(lambda: self._exception(name, error, severity, span.inner))
+
     # What calls ask.
 
     def whole(self, span: Any) -> Span:
@@ -270,21 +282,7 @@ class LeanRecorder:
             span._complete(made, None)
         return made
 
-    def count_request(self, kind: HttpKind, change: int) -> None:
-        """Count an HTTP request among those being served."""
-        attributes: Attributes = {semconv.HTTP_REQUEST_METHOD: kind.method, semconv.URL_SCHEME: kind.scheme}
-        self.in_flight(semconv.HTTP_ACTIVE_REQUESTS, change, attributes)
 
-
-def _ids(generator: Any) -> tuple[Callable[[], int], Callable[[], int], int]:
-    """Return what makes the ids of a root, as `LeanSpan` has them, and of another span; and the flags of a root."""
+def _root_flags(generator: Any) -> int:
     random = getattr(generator, "is_trace_id_random", None)
-    flags = RANDOM if random is not None and random() else 0
-    if type(generator) is RandomIdGenerator:
-        # That one of them is all zeros is to be expected once in 2**64 spans.
-        return partial(getrandbits, 208), partial(getrandbits, 64), flags
-
-    def both() -> int:
-        return int(generator.generate_trace_id() << 80 | generator.generate_span_id())
-
-    return both, generator.generate_span_id, flags
+    return RANDOM if random is not None and random() else 0

@@ -20,6 +20,7 @@ from opentelemetry.util import types
 from rsketch_telemetry._w3c import Caller
 from rsketch_telemetry.annotations import RESERVED, SERVER_SPAN
 from rsketch_telemetry.facts import Attributes
+from rsketch_telemetry.lean.ids import span_id_of, trace_id_of
 from rsketch_telemetry.otlp import wire
 
 if TYPE_CHECKING:
@@ -28,29 +29,16 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Facts")
 
 __all__ = [
-    "BOTH",
-    "ID_BYTES",
     "RANDOM",
     "ROOM_NEEDED",
-    "TAGS",
-    "TRACE_ID_AT",
-    "TRACE_ID_MASK",
     "F",
     "LeanSpan",
     "encoded_state",
 ]
 
-# The first two fields of an encoded span, trace id and span id, are one number here: that is one object instead of
-# four, and one conversion instead of two with a cut.
-ID_BYTES: Final = 28
-TRACE_ID_AT: Final = 80
-TAGS: Final = int.from_bytes(wire.tag(1) + wire.varint(16) + bytes(16) + wire.tag(2) + wire.varint(8) + bytes(8), "big")
-BOTH: Final = ((1 << 128) - 1) << TRACE_ID_AT | (1 << 64) - 1
-TRACE_ID_MASK = (1 << 128) - 1
 ROOM_NEEDED: Final = 64
 """The least limit of attributes with which spans are served; half of it is for ours."""
 _ROOM = ROOM_NEEDED // 2
-_SPAN_ID_MASK = (1 << 64) - 1
 RANDOM: Final[int] = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 """The flag of a trace whose id is random; releases of the API before 1.42 have none, and neither have their spans."""
 _FLAGS = {flags: TraceFlags(flags) for flags in (0, 1, RANDOM, RANDOM | 1)}
@@ -117,7 +105,8 @@ class LeanSpan(Span, Generic[F]):
     _facts: F
     _parent_context: Context
     _parent: SpanContext | Caller | None
-    _ids: int
+    _ids: bytes
+    """Trace id and span id, as the first two fields of the encoded span; see `lean.ids`."""
     _flags: int
     _start_ns: int
     _clock_ns: int
@@ -150,8 +139,7 @@ class LeanSpan(Span, Generic[F]):
         """Return the header that names this span, without a `SpanContext`; None where a `tracestate` goes with it."""
         if self._parent is not None and self._parent.trace_state:
             return None
-        ids = self._ids.to_bytes(ID_BYTES, "big").hex()
-        return f"00-{ids[4:36]}-{ids[40:]}-{self._flags:02x}"
+        return f"00-{trace_id_of(self._ids).hex()}-{span_id_of(self._ids).hex()}-{self._flags:02x}"
 
     def whole(self) -> Span:
         """Return the SDK's span that takes this one's place: with it from now on, or a copy where this has ended."""
@@ -168,8 +156,8 @@ class LeanSpan(Span, Generic[F]):
         context = self._context
         if context is None:
             self._context = context = SpanContext(
-                self._ids >> TRACE_ID_AT & TRACE_ID_MASK,
-                self._ids & _SPAN_ID_MASK,
+                int.from_bytes(trace_id_of(self._ids), "big"),
+                int.from_bytes(span_id_of(self._ids), "big"),
                 is_remote=False,
                 trace_flags=_FLAGS[self._flags],
                 trace_state=self._parent.trace_state if self._parent else None,

@@ -5,6 +5,7 @@ The tables make what is missing, and are bounded: with one entry too many all ar
 the same objects, so most look-ups are by identity.
 """
 
+import logging
 from collections.abc import Hashable
 from typing import Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from rsketch_telemetry.facts import Attributes, HttpCaller, HttpKind, HttpOutcom
 from rsketch_telemetry.lean.cells import Cells, Duration, Open
 from rsketch_telemetry.otlp import wire
 
-__all__ = ["Encoded", "HttpTemplates", "OpenCalls", "RpcTemplates", "Template"]
+__all__ = ["Encoded", "HttpTemplates", "OpenCalls", "OpenRequests", "RpcTemplates", "Template"]
 
 _KEPT: Final = 4096
 _KINDS: Final = {SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
@@ -30,7 +31,7 @@ class Template:
     Attributes:
         constant: Encoded fields of their spans.
         duration: Their series.
-        level: Of their access lines.
+        level: Of their access lines; NOTSET where they have none.
     """
 
     __slots__ = ("constant", "duration", "level")
@@ -46,7 +47,7 @@ class Template:
             )
         )
         self.duration = duration
-        self.level = access.level(failed=failed)
+        self.level = access.level(failed=failed) if kind is SpanKind.SERVER else logging.NOTSET
 
 
 class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
@@ -55,17 +56,16 @@ class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
     def __init__(self, cells: Cells) -> None:
         super().__init__()
         self._cells = cells
-        self._unknown: dict[Hashable, _HttpEnds] = {}
+        self._by_value: dict[Hashable, _HttpEnds] = {}
 
     def __missing__(self, kind: HttpKind) -> "_HttpEnds":
-        if kind.method_original is None:
-            return _kept(self, kind, _HttpEnds(kind, self._cells))
+        alike = (kind.method, kind.scheme, kind.protocol_version)
+        found = self._by_value.get(alike)
+        if found is None:
+            plain = HttpKind(kind.method, kind.scheme, kind.protocol_version)
+            found = _kept(self._by_value, alike, _HttpEnds(plain, self._cells))
         # Of unknown methods there may be any number; what they have in common says nothing of them.
-        alike = (kind.scheme, kind.protocol_version)
-        if alike not in self._unknown:
-            other = HttpKind(kind.method, kind.scheme, kind.protocol_version)
-            self._unknown[alike] = _HttpEnds(other, self._cells)
-        return self._unknown[alike]
+        return _kept(self, kind, found) if kind.method_original is None else found
 
 
 class _HttpEnds(dict[HttpOutcome, Template]):
@@ -129,6 +129,19 @@ class OpenCalls(dict[str, Open]):
 
     def __missing__(self, method: str) -> Open:
         return _kept(self, method, self._cells.open(semconv.RSKETCH_RPC_CALLS, {semconv.RPC_METHOD: method}))
+
+
+class OpenRequests(dict[HttpKind, Open]):
+    """The series of HTTP requests being served, by kind."""
+
+    def __init__(self, cells: Cells) -> None:
+        super().__init__()
+        self._cells = cells
+
+    def __missing__(self, kind: HttpKind) -> Open:
+        attributes: Attributes = {semconv.HTTP_REQUEST_METHOD: kind.method, semconv.URL_SCHEME: kind.scheme}
+        found = self._cells.open(semconv.HTTP_ACTIVE_REQUESTS, attributes)
+        return _kept(self, kind, found) if kind.method_original is None else found
 
 
 class Encoded(dict[HttpCaller | Peer, bytes]):

@@ -8,6 +8,7 @@ The three export requests have the same shape and the same field numbers, so one
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rsketch_telemetry.otlp.wire import field, tag, text, varint
 
@@ -28,8 +29,7 @@ class Scope:
     schema_url: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Item:
+class Item(NamedTuple):
     """
     One encoded `Span`, `LogRecord` or `Metric`, complete and independent of all others.
 

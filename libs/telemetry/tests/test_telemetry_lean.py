@@ -522,13 +522,19 @@ def test_without_traces_a_defect_is_counted_nowhere_and_harms_nothing() -> None:
 
 def test_a_small_queue_is_not_overrun_by_what_has_not_been_counted_yet() -> None:
     """What comes in is moved before it is more than the queue holds."""
-    made = providers({"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"})
-    serving = recorder(made)
-    (lane,) = (lane for lane in made.pipeline.lanes if lane.signal is Signal.TRACES)
-    for _ in range(3):
-        serving.http_server(REQUEST, Context()).finish(OK)
+    sizes = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
+    made = providers({**sizes, "OTEL_BSP_SCHEDULE_DELAY": "3600000"})
+    # With a thread, as without one nothing is left for later.
+    del made.pipeline.start
+    try:
+        serving = recorder(made)
+        (lane,) = (lane for lane in made.pipeline.lanes if lane.signal is Signal.TRACES)
+        for _ in range(3):
+            serving.http_server(REQUEST, Context()).finish(OK)
 
-    assert len(lane.segment) == 3
+        assert len(lane.segment) == 3
+    finally:
+        made.pipeline.shutdown(0)
 
 
 def test_instrumented_again_and_again_it_has_one_way_into_the_pipeline(plain: Providers) -> None:

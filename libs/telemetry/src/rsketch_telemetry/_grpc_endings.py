@@ -18,16 +18,16 @@ import asyncio
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rsketch_telemetry._grpc_internals import Patches
 from rsketch_telemetry._grpc_propagation import Metadata
+from rsketch_telemetry._grpc_server_call import ServerCall, current_call
+from rsketch_telemetry._grpc_watch import Watch
 from rsketch_telemetry._once import Once
 
-__all__ = ["Ending", "Endings", "current"]
+__all__ = ["Endings"]
 
 _CORE: Any = importlib.import_module("grpc._cython.cygrpc")
 _LOGGER = logging.getLogger(_CORE.__name__)
@@ -44,55 +44,13 @@ _UNSENT = "ExecuteBatchError raised in core"
 Task = asyncio.Task[Any]
 
 
-class Ending:
-    """
-    What is known of the end of one RPC.
-
-    Attributes:
-        context: A view of the RPC's state, as handlers get it; None until there is one.
-        cancelled: Whether the RPC ended without the status of the server; None where core cannot be heard.
-        refused: Whether core refused a message of the caller's.
-        unsent: Whether core did not send something, because it is too large or the caller left at that moment.
-        call: Whose it is, told of it by `over`; None where nobody asked.
-        initial_metadata: What the handler sent before its first message, where that is listened to.
-    """
-
-    __slots__ = ("call", "cancelled", "context", "initial_metadata", "operation", "refused", "unsent")
-
-    def __init__(self, context: Any = None) -> None:
-        self.context = context
-        self.cancelled: bool | None = None
-        self.refused = False
-        self.unsent = False
-        self.initial_metadata: Metadata = ()
-        self.operation: Any = None
-        self.call: Any = None
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Listen also in the thread of a handler."""
-        token = current.set(self)
-        try:
-            yield
-        finally:
-            current.reset(token)
-
-
-current: ContextVar[Ending | None] = ContextVar("rsketch-rpc-ending", default=None)
-
-
 class Endings:
-    """
-    The RPCs under way, of all servers.
+    """The RPCs under way, of all servers."""
 
-    Args:
-        failed: Called where listening fails; the RPC goes on.
-    """
-
-    def __init__(self, failed: Callable[[], None]) -> None:
-        self._failed = failed
-        self._by_task: dict[Task, Ending] = {}
-        self._by_state: dict[Any, Ending] = {}
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._by_task: dict[Task, ServerCall] = {}
+        self._by_state: dict[Any, ServerCall] = {}
 
     def patch(self, patches: Patches, *, initial_metadata: bool) -> None:
         """
@@ -106,89 +64,73 @@ class Endings:
             return
         patches.replace(_CORE, "_handle_cancellation_from_core", self._closing)
         patches.replace(_CORE, "execute_batch", self._batch)
+        patches.replace(_LOGGER, "debug", _noting(_REFUSED, logging.DEBUG, lambda call: setattr(call, "refused", True)))
         patches.replace(
-            _LOGGER, "debug", _noting(_REFUSED, logging.DEBUG, lambda ending: setattr(ending, "refused", True))
-        )
-        patches.replace(
-            _LOGGER, "exception", _noting(_UNSENT, logging.ERROR, lambda ending: setattr(ending, "unsent", True))
+            _LOGGER, "exception", _noting(_UNSENT, logging.ERROR, lambda call: setattr(call, "unsent", True))
         )
         if initial_metadata:
             patches.replace(_CORE, "_send_initial_metadata", self._sending)
 
-    def claim(self, task: Task, call: Any) -> Ending:
-        """Return the ending of the RPC that the current task *task* serves; `call.over(task)` is called after it."""
-        ending = self._by_task.get(task)
-        if ending is None:
+    def serving(self, task: Task) -> ServerCall:
+        """Return the RPC that the current task *task* serves; its record ends by itself."""
+        call = self._by_task.get(task)
+        if call is None:
             # Core is not heard, so the end of the task has to do.
-            ending = Ending()
+            call = ServerCall(self._watch, None)
             task.add_done_callback(call.over)
-        ending.call = call
-        current.set(ending)
-        return ending
+        return call
 
     def _closing(self, original: Any) -> Any:
         @functools.wraps(original)
         async def handle_cancellation_from_core(task: Task, state: Any, *more: Any) -> None:
-            ending = self._begin(task, state, *more)
+            call = self._begin(task, state, *more)
             try:
                 await original(task, state, *more)
             finally:
-                self._end(task, state, ending)
+                self._by_task.pop(task, None)
+                self._by_state.pop(state, None)
+                if call is not None:
+                    call.closed(task)
 
         return handle_cancellation_from_core
 
-    def _begin(self, task: Task, state: Any, loop: Any = None, *_: Any) -> Ending | None:
+    def _begin(self, task: Task, state: Any, loop: Any = None, *_: Any) -> ServerCall | None:
         try:
-            ending = Ending(_CORE._ServicerContext(state, None, None, loop))
+            call = ServerCall(self._watch, _CORE._ServicerContext(state, None, None, loop))
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
-            self._failed()
+            self._watch.failed()
             return None
-        self._by_task[task] = self._by_state[state] = ending
-        return ending
-
-    def _end(self, task: Task, state: Any, ending: Ending | None) -> None:
-        self._by_task.pop(task, None)
-        self._by_state.pop(state, None)
-        if ending is None or ending.call is None:
-            return
-        try:
-            ending.cancelled = bool(ending.operation.cancelled()) if ending.operation is not None else None
-        except Exception:  # noqa: BLE001 - as above
-            self._failed()
-        ending.operation = None
-        if task.done():
-            ending.call.over(task)
-        else:
-            task.add_done_callback(ending.call.over)
+        self._by_task[task] = self._by_state[state] = call
+        return call
 
     def _batch(self, original: Any) -> Any:
         kind = _CORE.ReceiveCloseOnServerOperation
 
         # On every operation's way, so it looks at as little as it can, and leaves the waiting to the original.
         def execute_batch(call: Any, operations: Sequence[Any], loop: Any) -> Any:
-            if operations and type(operations[0]) is kind and (ending := self._by_state.get(call)) is not None:
-                ending.operation = operations[0]
+            if operations and type(operations[0]) is kind and (known := self._by_state.get(call)) is not None:
+                known.operation = operations[0]
             return original(call, operations, loop)
 
         return execute_batch
 
     def _sending(self, original: Any) -> Any:
         def send_initial_metadata(state: Any, metadata: Metadata, *args: Any) -> Any:
-            if (ending := self._by_state.get(state)) is not None:
-                ending.initial_metadata = metadata
+            if (call := self._by_state.get(state)) is not None:
+                call.initial_metadata = metadata
             return original(state, metadata, *args)
 
         return send_initial_metadata
 
 
-def _noting(beginning: str, level: int, note: Callable[[Ending], None]) -> Callable[[Any], Any]:
+def _noting(beginning: str, level: int, note: Callable[[ServerCall], None]) -> Callable[[Any], Any]:
     """Return what makes a logger's method note, of the RPC at hand, that it is given a line with that *beginning*."""
 
     def replacement(original: Any) -> Any:
         @functools.wraps(original)
         def log(message: object, *args: Any, **kwargs: Any) -> None:
-            if isinstance(message, str) and message.startswith(beginning) and (ending := current.get()) is not None:
-                note(ending)
+            if isinstance(message, str) and message.startswith(beginning) and (call := current_call.get()) is not None:
+                note(call)
             if _LOGGER.isEnabledFor(level):
                 # So that the line is still said to come from where it came from.
                 original(message, *args, **{**kwargs, "stacklevel": kwargs.get("stacklevel", 1) + 1})

@@ -23,6 +23,7 @@ _SHAPES = {
     (True, True): "stream_stream",
 }
 _MAX_KEPT = 1024
+_MAX_TRIED = 64
 
 CallOf = Callable[[], ServerCall | None]
 """Returns the RPC at hand; None where somebody runs a handler outside of one."""
@@ -35,6 +36,8 @@ class Handlers:
     def __init__(self) -> None:
         # By identity, as most cannot be hashed or referred to weakly; held, so that an identity stays taken.
         self._kept: dict[int, tuple[Any, _Handler]] = {}
+        # Those that have served once: an application may make a handler for each call, with much that it refers to.
+        self._tried: dict[int, tuple[Any, _Handler]] = {}
 
     def watched(self, handler: Any, call: ServerCall) -> Any:
         """Return a handler that does what *handler* does, and tells *call*; None where there is none."""
@@ -44,24 +47,31 @@ class Handlers:
         if handler is None:
             call.missing()
             return None
+        if id(handler) in self._tried:
+            return self._keep(handler)
         shape = _SHAPES[bool(handler.request_streaming), bool(handler.response_streaming)]
         behaviour = getattr(handler, shape)
         if behaviour is None:
-            call.reached()
+            call.reached = True
             return handler
-        if inspect.iscoroutinefunction(behaviour):
-            return self._keep(handler, _Handler(handler, shape, _coroutine(behaviour, current_call), current_call))
-        if inspect.isasyncgenfunction(behaviour):
-            return self._keep(handler, _Handler(handler, shape, _generator(behaviour, current_call), current_call))
+        inside = _inside(behaviour)
+        if inside is not None:
+            call_of = current_call.get
+            return self._try(handler, _Handler(handler, shape, inside(behaviour, call_of), call_of))
         wrap = _sync_stream if handler.response_streaming else _sync
         return _Handler(handler, shape, wrap(behaviour, call), lambda: call)
 
-    def _keep(self, handler: Any, made: "_Handler") -> "_Handler":
-        # An application may make a handler for each call.
+    def _try(self, handler: Any, made: "_Handler") -> "_Handler":
+        if len(self._tried) >= _MAX_TRIED:
+            self._tried.clear()
+        self._tried[id(handler)] = handler, made
+        return made
+
+    def _keep(self, handler: Any) -> "_Handler":
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
-        self._kept[id(handler)] = handler, made
-        return made
+        kept = self._kept[id(handler)] = self._tried.pop(id(handler))
+        return kept[1]
 
 
 class _Handler:
@@ -90,8 +100,15 @@ class _Handler:
         """What it says, and that gRPC asked."""
         call = self._call_of()
         if call is not None:
-            call.reached()
+            call.reached = True
         return self._request_streaming
+
+
+def _inside(behaviour: _Behaviour) -> Callable[[_Behaviour, CallOf], _Behaviour] | None:
+    """Return what wraps a handler that runs in the task of its RPC; None for one that runs in a thread."""
+    if inspect.iscoroutinefunction(behaviour):
+        return _coroutine
+    return _generator if inspect.isasyncgenfunction(behaviour) else None
 
 
 def _noting(transform: _Behaviour | None, call_of: CallOf) -> _Behaviour | None:
@@ -131,7 +148,7 @@ def _note(call: ServerCall | None, error: BaseException) -> None:
 def _coroutine(behaviour: _Behaviour, call_of: CallOf) -> _Behaviour:
     async def serve(request: Any, context: Any) -> Any:
         call = call_of()
-        if call is not None:
+        if call is not None and call.servicer is None:
             call.meet(context)
         try:
             return await behaviour(request, context)
@@ -145,7 +162,7 @@ def _coroutine(behaviour: _Behaviour, call_of: CallOf) -> _Behaviour:
 def _generator(behaviour: _Behaviour, call_of: CallOf) -> _Behaviour:
     async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
         call = call_of()
-        if call is not None:
+        if call is not None and call.servicer is None:
             call.meet(context)
         responses = behaviour(request, context)
         try:
@@ -166,7 +183,7 @@ def _sync(behaviour: _Behaviour, call: ServerCall) -> _Behaviour:
     """Run in a thread of the server's pool, which knows nothing of the RPC's context."""
 
     def serve(request: Any, context: Any) -> Any:
-        token = context_api.attach(call.context)
+        token = context_api.attach(call.inner)
         try:
             with call.heard():
                 return behaviour(request, context)
@@ -196,7 +213,7 @@ def _stepped(responses: Iterable[Any], call: ServerCall) -> Iterator[Any]:
     iterator: Iterator[Any] | None = None
     while True:
         # By step: the thread goes on to other calls, and a generator that is dropped ends who knows where.
-        token = context_api.attach(call.context)
+        token = context_api.attach(call.inner)
         try:
             with call.heard():
                 iterator = iter(responses) if iterator is None else iterator

@@ -24,12 +24,12 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from rsketch_telemetry import _grpc_internals as internals
 from rsketch_telemetry import semconv
-from rsketch_telemetry._context import attach
+from rsketch_telemetry._context import current
 from rsketch_telemetry._grpc_endings import Endings
 from rsketch_telemetry._grpc_handlers import Handlers
 from rsketch_telemetry._grpc_propagation import extract
 from rsketch_telemetry._grpc_server_call import ServerCall
-from rsketch_telemetry._grpc_watch import Watch
+from rsketch_telemetry._grpc_watch import Watch, suppressed
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import RpcCall, rpc_method
 from rsketch_telemetry.redaction import clean
@@ -47,7 +47,7 @@ def patch_server(watch: Watch, patches: internals.Patches, stood_down: Callable[
     Args:
         stood_down: Called when a server is left alone because contrib's interceptor is on it.
     """
-    endings = Endings(watch.failed)
+    endings = Endings(watch)
     endings.patch(patches, initial_metadata=watch.captures_initial_metadata)
     replacements = _Replacements(watch, endings, stood_down)
     patches.replace(internals.SERVER, "__init__", replacements.constructor)
@@ -190,7 +190,8 @@ class _ServerHook(grpc.aio.ServerInterceptor):
     def learn_registered(self, service: str, methods: Iterable[str]) -> None:
         """Remember the methods that generated code registers by name."""
         for method in methods:
-            self._learn(f"/{service}/{method}")
+            if not self._watch.excludes(path := f"/{service}/{method}"):
+                self._learn(path)
 
     def will_abort(self, at: float) -> None:
         """Remember when, by the monotonic clock, the server will abort what is still running."""
@@ -216,36 +217,37 @@ class _ServerHook(grpc.aio.ServerInterceptor):
             return self._handlers.watched(handler, call)
         except Exception:  # noqa: BLE001 - a handler of an unknown make is served as it is
             self._watch.failed()
-            call.reached()
+            call.reached = True
             return handler
 
     def _start(self, details: grpc.HandlerCallDetails) -> ServerCall | None:
         """Start the record of the RPC that the current task serves; None where it gets neither span nor metric."""
         try:
             task = asyncio.current_task()
-            if task is None or self._watch.skips(details.method):
+            facts = self._facts.get(details.method) or self._learnt_facts(details)
+            if task is None or facts is None or not self._watch.active or ((here := current()) and suppressed(here)):
                 return None
             metadata = details.invocation_metadata or ()
-            facts = self._facts.get(details.method) or self._learnt_facts(details)
             if self._watch.captures_requests:
                 facts = dataclasses.replace(facts, metadata=self._watch.request_metadata(metadata))
-            record = self._watch.recorder.rpc_server(facts, extract(metadata))
-            call = ServerCall(self._watch, record, self, self._endings, task)
-            # Never detached: the task is this RPC's own, and its context ends with it. That spares a generator's
-            # finalizer, which may run in another task, from detaching what was attached here.
-            attach(call.context)
+            call = self._endings.serving(task)
+            call.begin(self._watch.recorder.rpc_server(facts, extract(metadata)), self)
         except Exception:  # noqa: BLE001 - a grpcio that has changed inside must not fail the call
             self._watch.failed()
             return None
         return call
 
-    def _learnt_facts(self, details: grpc.HandlerCallDetails) -> RpcCall:
+    def _learnt_facts(self, details: grpc.HandlerCallDetails) -> RpcCall | None:
         """
         Return the facts of a method that may be known, whatever the user's interceptors will make of the call.
+
+        None for one whose calls get no record.
 
         Asked before them because the answer is the span's name, and of the server because an interceptor that refuses
         strangers answers for any method they invent: those must not become labels.
         """
+        if self._watch.excludes(details.method):
+            return None
         # A handler that serves whatever it is asked for, as a proxy's does, must not make labels without end either.
         if self._learnt >= _MAX_LEARNT or not any(_serves(handler, details) for handler in self._generic):
             return RpcCall(method=semconv.OTHER, method_original=clean(details.method.removeprefix("/"), 256))

@@ -1,13 +1,16 @@
 """One RPC that a grpc.aio server serves: what is learnt of it on the way, and the status its caller got."""
 
 import asyncio
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
-from rsketch_telemetry._grpc_endings import Ending, Endings, current
+from rsketch_telemetry import _context
+from rsketch_telemetry._grpc_propagation import Metadata
 from rsketch_telemetry._grpc_target import peer_of
 from rsketch_telemetry._grpc_watch import Watch
 from rsketch_telemetry.facts import Attributes, Peer, RpcOutcome
@@ -44,27 +47,67 @@ class Server(Protocol):
 
 class ServerCall:
     """
-    The record of one RPC; the task that makes it is the RPC's own.
+    One RPC; the task that serves it is its own.
 
     Args:
-        record: Started already.
-        server: Of the RPC.
+        watch: For the servers of one instrumentation.
+        servicer: A view of the RPC's state, as handlers get it; None until there is one.
+
+    Attributes:
+        inner: The context that it is served in, once it `begin`s.
+        reached: Whether the server lets it go to its handler, instead of refusing it.
+        refused: Whether core refused a message of the caller's.
+        unsent: Whether core did not send something, because it is too large or the caller left at that moment.
+        operation: Core's, that tells of the end; None where core cannot be heard.
+        initial_metadata: What the handler sent before its first message, where that is listened to.
     """
 
-    def __init__(self, watch: Watch, record: Call[RpcOutcome], server: Server, endings: Endings, task: Any) -> None:
-        # Asked once: it may be made anew each time.
-        self.context = record.inner
+    __slots__ = (
+        "_cancelled",
+        "_error",
+        "_found",
+        "_peer",
+        "_record",
+        "_server",
+        "_time_allowed",
+        "_watch",
+        "initial_metadata",
+        "inner",
+        "operation",
+        "reached",
+        "refused",
+        "servicer",
+        "unsent",
+    )
+
+    _server: Server
+
+    def __init__(self, watch: Watch, servicer: Any) -> None:
         self._watch = watch
-        self._record = record
-        self._server = server
+        self.servicer = servicer
+        self.operation: Any = None
+        self.initial_metadata: Metadata = ()
+        self.reached = self.refused = self.unsent = False
         self._found = True
-        self._reached = False
+        self._record: Call[RpcOutcome] | None = None
+        self._cancelled: bool | None = None
+        """Whether it ended without the status of the server; None where core cannot be heard."""
         self._error: BaseException | None = None
         self._time_allowed: float | None = None
         self._peer: Peer | None = None
-        self._ending: Ending = endings.claim(task, self)
-        if self._ending.context is not None:
-            self._meet(self._ending.context)
+
+    def begin(self, record: Call[RpcOutcome], server: Server) -> None:
+        """Attach the context of *record* to the current task, which serves this."""
+        self._record = record
+        self._server = server
+        # Asked once: it may be made anew each time.
+        self.inner = record.inner
+        if self.servicer is not None:
+            self._ask(self.servicer)
+        # Never detached: the task is this RPC's own, and its context ends with it. That spares a generator's
+        # finalizer, which may run in another task, from detaching what was attached here.
+        current_call.set(self)
+        _context.attach(self.inner)
 
     def failed(self, error: BaseException) -> None:
         """Note the exception that ends the RPC; the first is the cause."""
@@ -75,48 +118,68 @@ class ServerCall:
         """Note that the server has no handler."""
         self._found = False
 
-    def heard(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def heard(self) -> Iterator[None]:
         """Listen to the end of the RPC also in the thread of a handler."""
-        return self._ending.heard()
-
-    def reached(self) -> None:
-        """Note that the server lets the RPC go to its handler, instead of refusing it."""
-        self._reached = True
-
-    def meet(self, context: Any) -> None:
-        """Take what only the context of a handler tells, while there is one, and where nothing was known before."""
-        if self._ending.context is None:
-            self._meet(context)
-
-    def _meet(self, context: Any) -> None:
-        self._ending.context = context
+        token = current_call.set(self)
         try:
-            self._time_allowed = context.time_remaining()
-            self._peer = peer_of(context.peer())
+            yield
+        finally:
+            current_call.reset(token)
+
+    def meet(self, servicer: Any) -> None:
+        """Take what only the context of a handler tells, where nothing was known before."""
+        if self.servicer is None:
+            self.servicer = servicer
+            self._ask(servicer)
+
+    def _ask(self, servicer: Any) -> None:
+        try:
+            self._time_allowed = servicer.time_remaining()
+            self._peer = peer_of(servicer.peer())
         except Exception:  # noqa: BLE001 - a context of an unknown make must not fail the call
             self._watch.failed()
+
+    def closed(self, task: "asyncio.Task[Any]") -> None:
+        """End the record, or have it end with the RPC's *task*: core is done with the RPC."""
+        if self._record is None:
+            return
+        try:
+            self._cancelled = bool(self.operation.cancelled()) if self.operation is not None else None
+            self.operation = None
+            outcome = self._plain()
+        except Exception:  # noqa: BLE001 - as above
+            self._watch.failed()
+            outcome = None
+        if outcome is not None:
+            self._end(outcome)
+        elif task.done():
+            self.over(task)
+        else:
+            task.add_done_callback(self.over)
 
     def over(self, task: "asyncio.Task[Any]") -> None:
         """End the record: the RPC has ended, and so has its task."""
         try:
-            outcome = self._plain() or self._outcome(interrupted=task.cancelling() > 0)
+            outcome = self._outcome(interrupted=task.cancelling() > 0)
         except Exception:  # noqa: BLE001 - as above
             self._watch.failed()
             outcome = RpcOutcome(status_code=_UNKNOWN)
+        self._end(outcome)
+
+    def _end(self, outcome: RpcOutcome) -> None:
+        record = self._record
         # An exception refers to its frames and these to us: what is kept here would live until the next collection,
         # and what the task's context refers to as long as whatever the handler has left running.
-        self._error = self._ending.context = None
-        self._record.finish(outcome)
+        self._record = self._error = self.servicer = None
+        if record is not None:
+            record.finish(outcome)
 
     def _plain(self) -> RpcOutcome | None:
-        """Return the outcome of an RPC whose handler has answered, as most have; None for any other."""
-        ending = self._ending
-        if ending.cancelled is not False or not self._reached or self._error is not None:
+        """Return the outcome of an RPC that was answered OK, after which nothing happens; None for any other."""
+        if self._cancelled is not False or not self.reached or self._error is not None or self.servicer.code():
             return None
-        if ending.context is None or self._watch.captures_responses:
-            return None
-        code = ending.context.code()
-        return RpcOutcome(status_code=_OK if not code else _status_name(code), peer=self._peer)
+        return None if self._watch.captures_responses else RpcOutcome(status_code=_OK, peer=self._peer)
 
     def _outcome(self, *, interrupted: bool) -> RpcOutcome:
         """
@@ -139,34 +202,34 @@ class ServerCall:
         )
 
     def _response_metadata(self) -> Attributes:
-        return self._watch.response_metadata(self._ending.initial_metadata, self._trailers)
+        return self._watch.response_metadata(self.initial_metadata, self._trailers)
 
     def _trailers(self) -> Any:
         """Return what went out with the status; a cancelled RPC has none."""
-        context = self._ending.context
-        return () if context is None or self._ending.cancelled else context.trailing_metadata()
+        context = self.servicer
+        return () if context is None or self._cancelled else context.trailing_metadata()
 
     def _is_cut_off(self, *, interrupted: bool) -> bool:
         """Return whether the RPC ended without a status of the server's."""
-        if self._ending.cancelled is not None:
-            return self._ending.cancelled
-        return interrupted or (self._ending.context is not None and not self._ending.context.done())
+        if self._cancelled is not None:
+            return self._cancelled
+        return interrupted or (self.servicer is not None and not self.servicer.done())
 
     def _answer(self) -> tuple[str, BaseException | None]:
         """Return the status that the server sent, and what the application raised."""
         if not self._found:
             return _UNIMPLEMENTED, None
-        if not self._reached and self._error is None:
+        if not self.reached and self._error is None:
             # There is a handler, nothing has gone wrong, and it was not asked: there were too many calls already.
             return _RESOURCE_EXHAUSTED, None
-        status = _status_name(self._ending.context.code() if self._ending.context is not None else None)
+        status = _status_name(self.servicer.code() if self.servicer is not None else None)
         if self._error is None or isinstance(self._error, grpc.aio.AbortError):
             return status, None
         return _UNKNOWN if status == _OK else status, self._error
 
     def _interruption(self) -> str:
         """Return what the caller got instead of a status of the server's."""
-        if self._ending.refused or (self._ending.unsent and self._server.limits_responses):
+        if self.refused or (self.unsent and self._server.limits_responses):
             return _RESOURCE_EXHAUSTED
         if self._server.aborts():
             return _UNAVAILABLE
@@ -178,16 +241,14 @@ class ServerCall:
 
         The caller's clock starts before ours and gRPC rounds the time it sends up, so its end comes before ours does.
         """
-        if self._ending.context is None or self._time_allowed is None:
+        if self.servicer is None or self._time_allowed is None:
             return False
-        remaining = self._ending.context.time_remaining()
+        remaining = self.servicer.time_remaining()
         return bool(remaining <= max(_DEADLINE_SLACK_SECONDS, self._time_allowed * _DEADLINE_SLACK_SHARE))
 
 
-def current_call() -> ServerCall | None:
-    """Return the RPC that the current task serves."""
-    ending = current.get()
-    return ending.call if ending is not None else None
+current_call: ContextVar[ServerCall | None] = ContextVar("rsketch-rpc-served", default=None)
+"""The RPC that the current task serves."""
 
 
 def _status_name(code: Any) -> str:

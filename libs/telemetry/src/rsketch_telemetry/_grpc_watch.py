@@ -6,7 +6,6 @@ from functools import lru_cache
 from opentelemetry.context import Context
 
 from rsketch_telemetry import semconv
-from rsketch_telemetry._context import current
 from rsketch_telemetry._grpc_propagation import Metadata
 from rsketch_telemetry._once import Once
 from rsketch_telemetry.facts import Attributes, captured
@@ -41,11 +40,6 @@ class Watch:
         self.captures_requests = bool(self._request)
         self.captures_initial_metadata = bool(self._response)
         self.captures_responses = bool(self._response or self._trailers)
-
-    def skips(self, path: str) -> bool:
-        """Return whether a call of the method `/pkg.Service/Method` gets neither span nor metric."""
-        context = current()
-        return not self.active or service_of(path) in self._excluded or bool(context and suppressed(context))
 
     def excludes(self, path: str) -> bool:
         """Return whether calls of a method never get any."""

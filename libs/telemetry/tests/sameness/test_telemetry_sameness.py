@@ -118,7 +118,12 @@ _FOR_THE_SDK: Final[Mapping[str, str]] = {
 @pytest.mark.parametrize("variable", _FOR_THE_SDK)
 def test_what_the_lean_recorder_does_not_serve_the_sdk_does(variable: str) -> None:
     """Settings that only the SDK knows choose it by themselves, and cannot be had together with the lean recorder."""
-    environ = {variable: _FOR_THE_SDK[variable], "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    environ = {
+        variable: _FOR_THE_SDK[variable],
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        # What an exporter to the console has read is not to come while other tests run.
+        "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
+    }
 
     with environment.presented(environ):
         made = create_providers(environ, {}, [])

@@ -115,7 +115,8 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
             self.open.add(-1)
         if outcome.exception is not None:
             recorder.say_exception(self._exception_event, outcome.exception, self)
-        if access.LOGGER.isEnabledFor(level):
+        # It is seldom on; where its own level says so, that is seen without a call.
+        if access.LOGGER.level <= level and access.LOGGER.isEnabledFor(level):
             recorder.safely(lambda: self._say(outcome))
 
     def _made_ready(self, outcome: Outcome) -> bytes:

@@ -10,8 +10,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # the package has no marker
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # likewise
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -147,6 +145,10 @@ def _retry_info(error: "grpc.RpcError") -> float | None:
 
 
 def _retry_delay(status: bytes) -> float | None:
+    # Not at the start, which would take longer for what is seldom needed.
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # the package has no marker
+    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # likewise
+
     retry = RetryInfo()
     try:
         details = Status.FromString(status).details

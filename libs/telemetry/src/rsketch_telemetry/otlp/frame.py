@@ -6,8 +6,10 @@ The three export requests have the same shape and the same field numbers, so one
 (https://github.com/open-telemetry/opentelemetry-proto).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from rsketch_telemetry.otlp.wire import field, tag, text, varint
@@ -60,17 +62,22 @@ def _length(parts: Iterable[bytes]) -> int:
 def _by_scope(items: Iterable[Item]) -> dict[Scope, list[bytes]]:
     """Return the fields of the items of each scope."""
     scopes: dict[Scope, list[bytes]] = {}
-    scope: Scope | None = None
-    fields: list[bytes] = []
-    for item in items:
-        # Most often that of the item before: to look it up means to hash its message.
-        if item.scope is not scope:
-            scope = item.scope
-            fields = scopes.setdefault(scope, [])
-        body = item.body
-        fields += (_ITEM, varint(len(body)), body)
+    for scope, alike in groupby(items, _scope):
+        bodies = list(map(_body, alike))
+        scopes.setdefault(scope, []).extend(chain.from_iterable(zip(_heads(bodies), bodies, strict=True)))
     return scopes
 
 
+def _heads(bodies: Sequence[bytes]) -> Iterable[bytes]:
+    """Return what the field of each item begins with."""
+    lengths = list(map(len, bodies))
+    if max(lengths) < len(_HEADS):
+        return map(_HEADS.__getitem__, lengths)
+    return [_ITEM + varint(length) for length in lengths]
+
+
+_scope, _body = attrgetter("scope"), attrgetter("body")
 _REQUEST = tag(1)
 _SCOPED = _ITEM = tag(2)
+_HEADS = tuple(_ITEM + varint(length) for length in range(2048))
+"""For items of usual sizes."""

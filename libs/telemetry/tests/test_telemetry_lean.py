@@ -270,7 +270,7 @@ def test_a_span_processor_added_later_gets_the_spans_of_later_calls(
 def test_a_defect_costs_a_call_its_record_and_never_more(plain: Providers, caplog: pytest.LogCaptureFixture) -> None:
     """It is counted and said once; after the third the SDK recorder takes over."""
     serving = recorder(plain)
-    serving.http = None
+    serving.exemplars = None
     calls = [serving.http_server(REQUEST, Context()) for _ in range(3)]
     for call in calls:
         call.finish(OK)
@@ -283,6 +283,17 @@ def test_a_defect_costs_a_call_its_record_and_never_more(plain: Providers, caplo
         "a call could not be recorded; this is said once",
         "telemetry: the SDK recorder takes over: the lean one has failed repeatedly",
     ]
+
+
+def test_a_defect_at_the_beginning_of_a_call_costs_nothing(plain: Providers) -> None:
+    """The SDK's recorder records it."""
+    serving = recorder(plain)
+    serving.http = None
+    serving.http_server(REQUEST, Context()).finish(OK)
+
+    assert [span.name for span in spans(plain)] == ["GET /users/<id>"]
+    (lane,) = (lane for lane in plain.pipeline.lanes if lane.signal is Signal.TRACES)
+    assert lane.tally.unencodable == 0
 
 
 def test_a_span_is_one_of_the_apis_and_leaves_no_garbage(plain: Providers) -> None:
@@ -514,7 +525,7 @@ def test_without_traces_a_defect_is_counted_nowhere_and_harms_nothing() -> None:
     """There is no lane that could count it."""
     made = providers({"OTEL_TRACES_EXPORTER": "none"})
     serving = recorder(made)
-    serving.http = None
+    serving.exemplars = None
     serving.http_server(REQUEST, Context()).finish(OK)
 
     assert made.pipeline.unencodable(Signal.TRACES) == 0

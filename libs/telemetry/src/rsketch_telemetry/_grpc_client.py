@@ -34,7 +34,7 @@ _METADATA_POSITION = 2
 _MAX_METHODS = 400
 _OK = grpc.StatusCode.OK.name
 _UNKNOWN = grpc.StatusCode.UNKNOWN.name
-_SUCCESS = RpcOutcome(status_code=_OK)
+_SUCCESS = RpcOutcome(status_code=_OK, kept=True)
 _KEPT = "_rsketch_telemetry"
 """The attribute of a multi-callable with the facts of its calls: a weak dictionary would take longer than the rest."""
 _STRANGER: tuple[object, RpcCall | None] = None, None

@@ -47,6 +47,9 @@ MULTI_CALLABLES: tuple[type[Any], ...] = tuple(
     for shape in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 )
 
+# Where a release has no such thing, its calls are asked for their status in a longer way.
+_TELLS_OK = hasattr(getattr(importlib.import_module("grpc._cython.cygrpc"), "_AioCall", None), "is_ok")
+
 _CONTRIB = "opentelemetry.instrumentation.grpc"
 _INHERITED = object()
 
@@ -165,7 +168,7 @@ def _finished(over: Over, subject: Any, refused: Callable[[Any], None], referenc
     if (response := getattr(call, "_call_response", None)) is not None:
         # The loop need not be bothered with what has nothing to say any more.
         response.remove_done_callback(refused)
-    over(subject, _OK if call._cython_call.is_ok() else _final_status(call), None, call)
+    over(subject, _OK if _TELLS_OK and call._cython_call.is_ok() else _final_status(call), None, call)
 
 
 def _refused(over: Over, subject: Any, task: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Protocol
 
 import grpc
@@ -179,7 +180,7 @@ class ServerCall:
         """Return the outcome of an RPC that was answered OK, after which nothing happens; None for any other."""
         if self._cancelled is not False or not self.reached or self._error is not None or self.servicer.code():
             return None
-        return None if self._watch.captures_responses else RpcOutcome(status_code=_OK, peer=self._peer)
+        return None if self._watch.captures_responses else _success(self._peer)
 
     def _outcome(self, *, interrupted: bool) -> RpcOutcome:
         """
@@ -249,6 +250,11 @@ class ServerCall:
 
 current_call: ContextVar[ServerCall | None] = ContextVar("rsketch-rpc-served", default=None)
 """The RPC that the current task serves."""
+
+
+@lru_cache(maxsize=1024)
+def _success(peer: Peer | None) -> RpcOutcome:
+    return RpcOutcome(status_code=_OK, peer=peer, kept=True)
 
 
 def _status_name(code: Any) -> str:

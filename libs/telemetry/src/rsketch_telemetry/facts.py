@@ -248,7 +248,7 @@ class RpcCall:
         return semconv.RPC_SYSTEM_GRPC if self.method == semconv.OTHER else self.method
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class RpcOutcome:
     """
     How an RPC ended.
@@ -258,12 +258,14 @@ class RpcOutcome:
         exception: What the handler raised and did not turn into a status itself; on the client, the call's error.
         peer: The other end of the connection, which gRPC tells only while the call is served.
         metadata: Attributes of captured response metadata and trailers, see `captured`; on the span alone.
+        kept: Whether the object comes again, as that of other RPCs.
     """
 
     status_code: str
     exception: BaseException | None = None
     peer: Peer | None = None
     metadata: Attributes | None = None
+    kept: bool = False
 
     def without_exception(self) -> "RpcOutcome":
         """Return the same, without the exception and the frames that it refers to."""

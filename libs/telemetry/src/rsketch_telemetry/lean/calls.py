@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from struct import Struct
 from time import perf_counter_ns
 from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
@@ -73,10 +74,12 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
         open: The series that it is counted in until then; None where there is none.
     """
 
-    __slots__ = ("_elapsed_ns", "_outcome", "open")
+    __slots__ = ("_end_ns", "_ends", "_outcome", "open")
 
     _exception_event: ClassVar[tuple[str, SeverityNumber]]
-    _elapsed_ns: int
+    _end_ns: int
+    _ends: Mapping[Outcome, Template]
+    """What calls of this kind have in common, by their outcome."""
     _outcome: Outcome
     open: Open | None
 
@@ -88,22 +91,18 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
     def finish(self, outcome: Outcome) -> None:
         """End the span and record the duration; only the first time counts."""
         elapsed_ns = perf_counter_ns() - self._clock_ns
-        recorder, extra = self._recorder, b""
-        # Another thread may write on the span in this moment.
-        with recorder.lock:
-            if self._finished:
-                return
-            if self._extra is not None or outcome.exception is not None:
-                extra = self._made_ready(outcome)
-            whole = self._whole
-            self._outcome = outcome if outcome.exception is None else outcome.without_exception()
-            self._elapsed_ns = elapsed_ns
-            self._finished = True
+        if self._finished:
+            return
+        recorder, whole, extra = self._recorder, None, b""
+        self._outcome = outcome
+        self._end_ns = end_ns = self._start_ns + elapsed_ns
+        self._finished = True
+        if self._touched or outcome.exception is not None:
+            whole, extra = self._more(outcome)
         level = logging.NOTSET
         try:
-            made, sampled = self._template(outcome), self._flags & 1
-            wanted = recorder.exemplars[sampled]
-            made.duration.record(elapsed_ns, self._start_ns + elapsed_ns, self._ids if wanted else None)
+            made, sampled = self._ends[outcome], self._flags & 1
+            made.duration.record(elapsed_ns, end_ns, self._ids if recorder.exemplars[sampled] else None)
             if whole is not None:
                 self._complete(whole, outcome.exception)
             elif sampled:
@@ -119,19 +118,20 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
         if access.LOGGER.level <= level and access.LOGGER.isEnabledFor(level):
             recorder.safely(lambda: self._say(outcome))
 
-    def _made_ready(self, outcome: Outcome) -> bytes:
-        """Return the encoded attributes of the program's own; where the templates cannot say all, become the SDK's."""
-        try:
-            if outcome.exception is not None and self._recorder.settings.exception_events:
-                self.whole()
-            return self._encoded_extra()
-        except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-            self._recorder.fault()
-            return b""
-
-    @abstractmethod
-    def _template(self, outcome: Outcome) -> Template:
-        """Return what the call has in common with others."""
+    def _more(self, outcome: Outcome) -> tuple[Span | None, bytes]:
+        """Return the SDK's span that is in this one's place, if one is, and the attributes of the program's own."""
+        recorder, extra = self._recorder, b""
+        with recorder.lock:
+            try:
+                if outcome.exception is not None and recorder.settings.exception_events:
+                    self._become_whole()
+                extra = self._encoded_extra()
+            except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
+                recorder.fault()
+            if outcome.exception is not None:
+                # Without what it refers to, which would live as long as the span.
+                self._outcome = outcome.without_exception()
+            return self._whole, extra
 
     @abstractmethod
     def _encoded(self, constant: bytes, extra: bytes) -> bytes:
@@ -161,15 +161,12 @@ class HttpServerCall(LeanCall[HttpRequest, HttpOutcome]):
     _serves: ClassVar[bool] = True
     _exception_event = semconv.HTTP_SERVER_EXCEPTION, SeverityNumber.ERROR
 
-    def _template(self, outcome: HttpOutcome) -> Template:
-        return self._recorder.http[self._facts[0]][outcome]
-
     def _encoded(self, constant: bytes, extra: bytes) -> bytes:
         kind, path, caller, peer, query, headers, _ = self._facts
-        encoded, start_ns, at = self._recorder.encoded, self._start_ns, path.encode()
+        encoded, at = self._recorder.encoded, path.encode()
         parts = [
             self._ids,
-            _TIMES(_START, start_ns, _END, start_ns + self._elapsed_ns),
+            _TIMES(_START, self._start_ns, _END, self._end_ns),
             _HERE if self._parent is None else self._above(self._parent),
             constant,
             _PATH[len(at)],
@@ -190,7 +187,7 @@ class HttpServerCall(LeanCall[HttpRequest, HttpOutcome]):
         return b"".join(parts)
 
     def _say(self, outcome: HttpOutcome) -> None:
-        access.http(self._facts, outcome, self._elapsed_ns / 1e9, self.inner)
+        access.http(self._facts, outcome, (self._end_ns - self._start_ns) / 1e9, self.inner)
 
     def _complete(self, whole: Span, exception: BaseException | None) -> None:
         if self._outcome.route:
@@ -202,7 +199,7 @@ class HttpServerCall(LeanCall[HttpRequest, HttpOutcome]):
 
     def _ended(self) -> tuple[Attributes, int]:
         outcome = self._outcome
-        return outcome.attributes() | (outcome.headers or {}), self._start_ns + self._elapsed_ns
+        return outcome.attributes() | (outcome.headers or {}), self._end_ns
 
 
 class _RpcCall(LeanCall[RpcCall, RpcOutcome]):
@@ -211,10 +208,10 @@ class _RpcCall(LeanCall[RpcCall, RpcOutcome]):
     __slots__ = ()
 
     def _encoded(self, constant: bytes, extra: bytes) -> bytes:
-        call, outcome, start_ns = self._facts, self._outcome, self._start_ns
+        call, outcome = self._facts, self._outcome
         parts = [
             self._ids,
-            _TIMES(_START, start_ns, _END, start_ns + self._elapsed_ns),
+            _TIMES(_START, self._start_ns, _END, self._end_ns),
             _HERE if self._parent is None else self._above(self._parent),
             constant,
             extra,
@@ -235,7 +232,7 @@ class _RpcCall(LeanCall[RpcCall, RpcOutcome]):
     def _ended(self) -> tuple[Attributes, int]:
         outcome = self._outcome
         end = outcome.attributes(server=self._serves) | outcome.span_attributes()
-        return end, self._start_ns + self._elapsed_ns
+        return end, self._end_ns
 
 
 class RpcServerCall(_RpcCall):
@@ -247,11 +244,8 @@ class RpcServerCall(_RpcCall):
     _serves: ClassVar[bool] = True
     _exception_event = semconv.RPC_SERVER_EXCEPTION, SeverityNumber.ERROR
 
-    def _template(self, outcome: RpcOutcome) -> Template:
-        return self._recorder.rpc_served[self._facts][outcome.status_code]
-
     def _say(self, outcome: RpcOutcome) -> None:
-        access.rpc(self._facts, outcome, self._elapsed_ns / 1e9, self.inner)
+        access.rpc(self._facts, outcome, (self._end_ns - self._start_ns) / 1e9, self.inner)
 
 
 class RpcClientCall(_RpcCall):
@@ -262,6 +256,3 @@ class RpcClientCall(_RpcCall):
     kind: ClassVar[SpanKind] = SpanKind.CLIENT
     _serves: ClassVar[bool] = False
     _exception_event = semconv.RPC_CLIENT_EXCEPTION, SeverityNumber.WARN
-
-    def _template(self, outcome: RpcOutcome) -> Template:
-        return self._recorder.rpc_made[self._facts][outcome.status_code]

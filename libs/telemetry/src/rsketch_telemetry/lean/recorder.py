@@ -128,11 +128,12 @@ class LeanRecorder:
         if self._watched._span_processors is self._processors or self._still_serves():
             try:
                 made: HttpServerCall = _new(HttpServerCall)
+                made._ends = self.http[request[0]]
                 self._begin(made, request, parent, self._decide_server, int(request.waited_seconds * 1e9))
                 if self._counts_requests:
                     made.count(self._open_requests[request.kind])
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the request
-                self.fault()
+                self.fault(lost=False)
             else:
                 return made
         return self._sdk.http_server(request, parent)
@@ -142,10 +143,11 @@ class LeanRecorder:
         if self._watched._span_processors is self._processors or self._still_serves():
             try:
                 made: RpcServerCall = _new(RpcServerCall)
+                made._ends = self.rpc_served[call]
                 self._begin(made, call, parent, self._decide_server)
                 made.count(self._open_calls[call.method])
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-                self.fault()
+                self.fault(lost=False)
             else:
                 return made
         return self._sdk.rpc_server(call, parent)
@@ -155,9 +157,10 @@ class LeanRecorder:
         if self._watched._span_processors is self._processors or self._still_serves():
             try:
                 made: RpcClientCall = _new(RpcClientCall)
+                made._ends = self.rpc_made[call]
                 self._begin(made, call, parent, self._decide_client)
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-                self.fault()
+                self.fault(lost=False)
             else:
                 return made
         return self._sdk.rpc_client(call, parent)
@@ -179,7 +182,7 @@ class LeanRecorder:
         span._facts = facts
         span._parent_context = parent
         span._context = span._whole = span._extra = span.open = None
-        span._finished = False
+        span._finished = span._touched = False
         # As the API's functions leave it there; to ask what class it is takes longer than all this.
         above: Any = parent.get(_SPAN_KEY) if parent else None
         caller: SpanContext | Caller | None = None
@@ -233,9 +236,10 @@ class LeanRecorder:
         self._stood_down, self._processors = True, _NONE
         _log.log(level, "telemetry: the SDK recorder takes over: %s", reason)
 
-    def fault(self) -> None:
-        """Take note of a defect that has cost a call its record; called while the exception is handled."""
-        self._unencodable()
+    def fault(self, *, lost: bool = True) -> None:
+        """Take note of a defect, while its exception is handled; *lost* says whether it has cost a call its record."""
+        if lost:
+            self._unencodable()
         self._failed()
         self._faults += 1
         if self._faults == _FAULTS:
@@ -255,8 +259,13 @@ class LeanRecorder:
 
     # What calls ask.
 
-    def whole(self, span: Any) -> Span:
-        """Return a span of the SDK in the place of a `LeanSpan`; of one that has ended a copy, for whoever reads it."""
+    def whole(self, span: Any, *, copied: bool) -> Span:
+        """
+        Return a span of the SDK in the place of a `LeanSpan`.
+
+        Args:
+            copied: It has ended, and somebody wants to read it: what is made is nothing to be exported.
+        """
         context = span.get_span_context()
         if not context.trace_flags.sampled:
             return NonRecordingSpan(context)
@@ -269,8 +278,7 @@ class LeanRecorder:
             resource=tracer.resource,
             attributes={**span._begun(), **(span._extra or {})},
             kind=span.kind,
-            # A copy is nothing to be exported.
-            span_processor=SpanProcessor() if span._finished else tracer.span_processor,
+            span_processor=SpanProcessor() if copied else tracer.span_processor,
             instrumentation_info=tracer.instrumentation_info,
             record_exception=False,
             set_status_on_exception=False,
@@ -278,7 +286,7 @@ class LeanRecorder:
             instrumentation_scope=tracer._instrumentation_scope,
         )
         made.start(span._start_ns, span._parent_context)
-        if span._finished:
+        if copied:
             span._complete(made, None)
         return made
 

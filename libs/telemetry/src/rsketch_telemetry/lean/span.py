@@ -76,6 +76,7 @@ class LeanSpan(Span, Generic[F]):
         "_parent_context",
         "_recorder",
         "_start_ns",
+        "_touched",
         "_whole",
     )
 
@@ -113,6 +114,13 @@ class LeanSpan(Span, Generic[F]):
     _context: SpanContext | None
     _whole: Span | None
     _finished: bool
+    _touched: bool
+    """
+    Whether there may be more than the facts.
+
+    Who adds something sets this and then looks whether the span has ended; the end does it the other way round. So one
+    of them sees the other, and the end of a span that nobody has touched takes no lock.
+    """
     _extra: BoundedAttributes | None
     """Attributes of the program's own, cleaned as the SDK does it."""
 
@@ -142,12 +150,19 @@ class LeanSpan(Span, Generic[F]):
         return f"00-{trace_id_of(self._ids).hex()}-{span_id_of(self._ids).hex()}-{self._flags:02x}"
 
     def whole(self) -> Span:
-        """Return the SDK's span that takes this one's place: with it from now on, or a copy where this has ended."""
-        whole = self._whole
-        if whole is None:
-            with self._recorder.lock:
-                whole = self._whole = self._whole or self._recorder.whole(self)
-        return whole
+        """Return the SDK's span that takes this one's place: from now on, or where this has ended a copy."""
+        if self._whole is not None:
+            return self._whole
+        with self._recorder.lock:
+            self._touched = True
+            if self._finished and self._whole is None:
+                return self._recorder.whole(self, copied=True)
+            return self._become_whole()
+
+    def _become_whole(self) -> Span:
+        if self._whole is None:
+            self._whole = self._recorder.whole(self, copied=False)
+        return self._whole
 
     # What follows is the API of `Span`.
 
@@ -186,6 +201,7 @@ class LeanSpan(Span, Generic[F]):
 
     def _room_for(self, key: object) -> BoundedAttributes | None:
         """Return where an attribute can be kept; None where the SDK must see to it."""
+        self._touched = True
         if self._whole is not None or self._finished or not self._flags & 1:
             return None
         if not isinstance(key, str) or not key or key.partition(".")[0] in RESERVED:
@@ -201,7 +217,7 @@ class LeanSpan(Span, Generic[F]):
         try:
             return wire.attributes(9, self._extra) if self._extra is not None and self._whole is None else b""
         except (TypeError, ValueError):
-            self.whole()
+            self._become_whole()
             return b""
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:

@@ -104,20 +104,25 @@ class RpcTemplates(dict[RpcCall, "_RpcEnds"]):
         return _kept(self, call, found) if call.method_original is None and call.metadata is None else found
 
 
-class _RpcEnds(dict[str, Template]):
+class _RpcEnds(dict[RpcOutcome, Template]):
     def __init__(self, call: RpcCall, cells: Cells, *, server: bool) -> None:
         super().__init__()
         self._call = call
         self._cells = cells
         self._server = server
+        self._by_value: dict[Hashable, Template] = {}
 
-    def __missing__(self, status_code: str) -> Template:
-        end = RpcOutcome(status_code=status_code).attributes(server=self._server)
+    def __missing__(self, outcome: RpcOutcome) -> Template:
+        end = outcome.status_code
+        found = self._by_value.get(end) or _kept(self._by_value, end, self._new(outcome))
+        return _kept(self, outcome, found) if outcome.kept else found
+
+    def _new(self, outcome: RpcOutcome) -> Template:
+        end = outcome.attributes(server=self._server)
         said = self._call.metric_attributes() | end
         metric = semconv.RPC_SERVER_DURATION if self._server else semconv.RPC_CLIENT_DURATION
         kind = SpanKind.SERVER if self._server else SpanKind.CLIENT
-        template = Template(kind, self._call.span_name(), said, self._cells.duration(metric, said))
-        return _kept(self, status_code, template)
+        return Template(kind, self._call.span_name(), said, self._cells.duration(metric, said))
 
 
 class OpenCalls(dict[str, Open]):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric
 from opentelemetry.sdk.trace import SpanProcessor
@@ -27,7 +28,7 @@ from rsketch_telemetry.lean import internals, sampling, templates
 from rsketch_telemetry.lean.cells import CARDINALITY_LIMIT, Cells
 from rsketch_telemetry.lean.recorder import LeanRecorder
 from rsketch_telemetry.lean.span import LeanSpan
-from rsketch_telemetry.otlp.frame import Item, Scope, frame
+from rsketch_telemetry.otlp.frame import Item, Run, Scope, frame
 from rsketch_telemetry.otlp.model import Span, decode_traces
 from rsketch_telemetry.recorders import create_recorder
 from rsketch_telemetry.rule_sampler import by_rules
@@ -59,7 +60,7 @@ def recorder(made: Providers, settings: InstrumentorSettings | None = None) -> A
     )
 
 
-def waiting(made: Providers, signal: Signal) -> list[Item]:
+def waiting(made: Providers, signal: Signal) -> list[Item | Run]:
     """Return what waits to be sent."""
     (lane,) = (lane for lane in made.pipeline.lanes if lane.signal is signal)
     if lane.collect is not None:
@@ -76,8 +77,9 @@ def spans(made: Providers) -> list[Span]:
 
 def metrics(made: Providers) -> dict[str, Metric]:
     """Return the metrics of our calls as they are now."""
-    found = [Metric.FromString(item.body) for item in waiting(made, Signal.METRICS)]
-    return {metric.name: metric for metric in found}
+    request = ExportMetricsServiceRequest.FromString(frame(b"", "", waiting(made, Signal.METRICS)))
+    scopes = [scope for each in request.resource_metrics for scope in each.scope_metrics]
+    return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
 
 @pytest.fixture

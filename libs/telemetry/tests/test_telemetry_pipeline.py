@@ -6,16 +6,17 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rsketch_telemetry.destinations import Destination, destination
-from rsketch_telemetry.otlp.frame import Item, Scope
+from rsketch_telemetry.otlp.frame import Item, Run, Scope, frame, runs
 from rsketch_telemetry.otlp.handler import Answer, Export, PartialSuccess, Refusal
 from rsketch_telemetry.otlp.receiver import Receiver, ReceiverConfig, receive
 from rsketch_telemetry.otlp.send import sender
@@ -47,8 +48,9 @@ def _span(name: str, padding: int = 0) -> Item:
     return Item(SCOPE, span.SerializeToString())
 
 
-def _names(items: list[Item]) -> list[str]:
-    return [Span.FromString(item.body).name for item in items]
+def _names(items: Sequence[Item | Run]) -> list[str]:
+    request = ExportTraceServiceRequest.FromString(frame(b"", "", items))
+    return [span.name for each in request.resource_spans for scope in each.scope_spans for span in scope.spans]
 
 
 def _pipeline(
@@ -596,3 +598,24 @@ async def test_items_of_an_inlet_are_in_the_segment_before_anything_is_sent_or_c
     assert waited == {Signal.TRACES: 100}
     assert delivered
     assert [span.name for span in store.spans] == [str(number) for number in range(100)]
+
+
+def test_items_that_came_together_are_counted_one_by_one() -> None:
+    """They leave a segment together, and are as many as they were."""
+    segment = Segment(limit_items=10)
+    for first in (0, 4, 8):
+        segment.extend(runs(SCOPE, [_span(str(number)).body for number in range(first, first + 4)]))
+
+    assert (len(segment), segment.evicted) == (8, 4)
+    mark, batch = segment.peek(10**6, 7)
+    assert _names(batch) == ["4", "5", "6", "7"]
+    assert segment.discard(mark) == 4
+    assert _names(segment.peek(10**6, None)[1]) == ["8", "9", "10", "11"]
+
+
+def test_large_items_leave_one_by_one() -> None:
+    """Together they could be more than a collector takes in one request."""
+    segment = Segment()
+    segment.extend(runs(SCOPE, [_span(str(number), 100_000).body for number in range(4)]))
+
+    assert _names(segment.peek(250_000, None)[1]) == ["0", "1"]

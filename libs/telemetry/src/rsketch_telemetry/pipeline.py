@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate, islice, repeat, starmap
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from opentelemetry import context as context_api
 
-from rsketch_telemetry.otlp.frame import Item, Scope, frame
+from rsketch_telemetry.otlp.frame import Item, Run, Scope, frame, runs
 from rsketch_telemetry.signal import Signal
 
 __all__ = ["Inlet", "Lane", "Outcome", "Pipeline", "Segment", "Sender", "Sent", "Tally", "drained"]
@@ -38,7 +38,9 @@ _log = logging.getLogger("rsketch_telemetry")
 T = TypeVar("T")
 
 # Whatever is done with each of very many items is done in C.
-_body, _records = attrgetter("body"), attrgetter("records")
+_items_of: Callable[[Item | Run], int] = attrgetter("items")
+_records_of: Callable[[Item | Run], int] = attrgetter("records")
+_size_of: Callable[[Item | Run], int] = attrgetter("size")
 
 THREAD_NAME = "rsketch-telemetry"
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -110,21 +112,22 @@ class Segment:
     Items in the order they ended, bounded in bytes.
 
     Args:
-        limit_bytes: Of bodies and overhead; beyond it the oldest items are evicted.
+        limit_bytes: Of items and overhead; beyond it the oldest items are evicted.
         limit_items: As well, or None.
     """
 
     def __init__(self, limit_bytes: int = SEGMENT_BYTES, limit_items: int | None = None) -> None:
         self.limit_bytes = limit_bytes
         self.limit_items = limit_items
-        self._items: deque[Item] = deque()
+        self._items: deque[Item | Run] = deque()
+        self._count = 0
         self._bytes = 0
         self._first = 0
         self._lock = threading.RLock()
         self.evicted = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count
 
     @property
     def bytes(self) -> int:
@@ -135,14 +138,15 @@ class Segment:
         """Return a new, empty segment of the same limits."""
         return Segment(self.limit_bytes, self.limit_items)
 
-    def append(self, item: Item) -> bool:
+    def append(self, item: Item | Run) -> bool:
         """Add the newest item; return whether there is so much that it should not wait for the next interval."""
         return self.extend((item,))
 
-    def extend(self, items: Sequence[Item]) -> bool:
+    def extend(self, items: Sequence[Item | Run]) -> bool:
         """Add the newest items; see `append`."""
         with self._lock:
             self._items.extend(items)
+            self._count += _count(items)
             self._bytes += _size(items)
             while self._too_full():
                 self.evicted += self._drop(1)
@@ -151,7 +155,7 @@ class Segment:
     @property
     def pressing(self) -> bool:
         """Whether there is so much that it should not wait for the next interval."""
-        half_full = self.limit_items is not None and 2 * len(self._items) >= self.limit_items
+        half_full = self.limit_items is not None and 2 * self._count >= self.limit_items
         return half_full or self._bytes >= BATCH_BYTES
 
     @property
@@ -170,17 +174,19 @@ class Segment:
         with self._lock:
             self._first += len(self._items)
             self._items.clear()
-            self._bytes = 0
+            self._count = self._bytes = 0
         for item in items:
             self.append(item)
 
-    def peek(self, limit_bytes: int, limit_items: int | None) -> tuple[int, list[Item]]:
+    def peek(self, limit_bytes: int, limit_items: int | None) -> tuple[int, list[Item | Run]]:
         """Return the oldest items that fit (at least one, if any) and the mark that `discard` takes."""
         with self._lock:
             # A copy: a finalizer that runs in between may append.
             oldest = list(islice(self._items, limit_items))
-            ends = list(accumulate(map(len, map(_body, oldest))))
-            batch = oldest[: max(1, bisect_right(ends, limit_bytes))]
+            fit = bisect_right(list(accumulate(map(_size_of, oldest))), limit_bytes)
+            if limit_items is not None:
+                fit = min(fit, bisect_right(list(accumulate(map(_items_of, oldest))), limit_items))
+            batch = oldest[: max(1, fit)]
             return self._first + len(batch), batch
 
     def discard(self, mark: int) -> int:
@@ -189,14 +195,16 @@ class Segment:
             return self._drop(min(mark - self._first, len(self._items)))
 
     def _too_full(self) -> bool:
-        over_items = self.limit_items is not None and len(self._items) > self.limit_items
+        over_items = self.limit_items is not None and self._count > self.limit_items
         return bool(self._items) and (over_items or self._bytes > self.limit_bytes)
 
     def _drop(self, count: int) -> int:
         dropped = _taken(self._items, count)
+        items = _count(dropped)
+        self._count -= items
         self._bytes -= _size(dropped)
         self._first += len(dropped)
-        return len(dropped)
+        return items
 
 
 @dataclass(slots=True)
@@ -220,9 +228,9 @@ class Tally:
     in_flight: int = 0
     since: float | None = None
 
-    def begin(self, batch: Sequence[Item], now: float) -> None:
+    def begin(self, batch: Sequence[Item | Run], now: float) -> None:
         """Take note of an attempt, the first or another one."""
-        self.in_flight = sum(map(_records, batch))
+        self.in_flight = sum(map(_records_of, batch))
         self.since = now if self.since is None else self.since
 
     def conclude(self, outcome: Outcome, removed: int) -> str:
@@ -274,6 +282,9 @@ class Lane:
         self.batch_items = batch_items
         self.collect = collect
         self.inlets: list[Inlet] = []
+        # They leave and are evicted together: no more than go into one request, and than leave a small segment time.
+        limits = (batch_items, segment.limit_items and segment.limit_items // 4)
+        self.settled_at_once = max(1, min([_SETTLED_AT_ONCE, *(each for each in limits if each is not None)]))
         self.due = 0.0
         self.hurried = False
         self.failures = 0
@@ -312,10 +323,6 @@ class Lane:
         self.tally = Tally()
 
 
-_item: Any = functools.partial(tuple.__new__, Item)
-"""An item from its fields, in a third of the time that the class takes."""
-
-
 class Inlet:
     """
     The way in of one scope's items, for whoever has very many: `append` leaves most of the work to each 64th.
@@ -326,7 +333,7 @@ class Inlet:
 
     __slots__ = ("_incoming", "_limit", "_lock", "_over", "scope")
 
-    def __init__(self, scope: Scope, over: Callable[[list[Item]], int]) -> None:
+    def __init__(self, scope: Scope, over: Callable[[Sequence[Item | Run]], int]) -> None:
         self.scope = scope
         self._over = over
         self.renew()
@@ -351,7 +358,7 @@ class Inlet:
         # In one thread at a time, so that the order is kept.
         with self._lock:
             if incoming:
-                self._limit = self._over(list(map(_item, zip(repeat(self.scope), drained(incoming), repeat(1)))))
+                self._limit = self._over(runs(self.scope, drained(incoming)))
 
 
 def drained(queue: "deque[T]") -> list[T]:
@@ -367,9 +374,13 @@ def _taken(queue: "deque[T]", count: int) -> list[T]:
     return taken
 
 
-def _size(items: Sequence[Item]) -> int:
+def _count(items: Iterable[Item | Run]) -> int:
+    return sum(map(_items_of, items))
+
+
+def _size(items: Sequence[Item | Run]) -> int:
     """Return the bytes that items take of a segment's limit."""
-    return sum(map(len, map(_body, items))) + _OVERHEAD_BYTES * len(items)
+    return sum(map(_size_of, items)) + _OVERHEAD_BYTES * len(items)
 
 
 class Pipeline:
@@ -454,16 +465,14 @@ class Pipeline:
         lane.inlets.append(made)
         return made.append
 
-    def _take(self, lane: Lane, items: list[Item]) -> int:
+    def _take(self, lane: Lane, items: Sequence[Item | Run]) -> int:
         """Put items into the segment; return after how many more that is to be done again."""
         # The segment is another one after a fork.
         if not self._closed and (lane.segment.extend(items) or self._thread is None):
             self._attend(lane)
         if self._thread is None:
             return 1
-        limit = lane.segment.limit_items
-        # Of a small segment no more than leaves it time to be sent before it is full.
-        return _SETTLED_AT_ONCE if limit is None else max(1, min(_SETTLED_AT_ONCE, limit // 4))
+        return lane.settled_at_once
 
     def _attend(self, lane: Lane) -> None:
         """See to a lane that has an item and no thread, or very many items."""
@@ -672,7 +681,7 @@ class Pipeline:
         if self._closed and outcome.sent in (Sent.RETRY, Sent.HELD):
             # The shutdown took the connection away, and says itself what is left.
             return False
-        self._reporter.report(lane, outcome, len(batch))
+        self._reporter.report(lane, outcome, _count(batch))
         if outcome.sent in (Sent.RETRY, Sent.HELD):
             lane.later(time.monotonic(), outcome)
             return False

@@ -25,7 +25,7 @@ from opentelemetry.sdk.util import instrumentation
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from rsketch_telemetry import environment
 from rsketch_telemetry.lean.span import RANDOM
-from rsketch_telemetry.otlp.frame import Item, frame
+from rsketch_telemetry.otlp.frame import Item, Run, frame
 from rsketch_telemetry.pipeline import Lane
 from rsketch_telemetry.recorders import VARIABLE
 from rsketch_telemetry.sdk import create_providers
@@ -62,9 +62,9 @@ class Left:
         # What has come in waits until it is asked for.
         made.pipeline.start = lambda: None  # type: ignore[method-assign]  # nothing is to leave
         self._lanes = {lane.signal: lane for lane in made.pipeline.lanes}
-        self._span_items: list[Item] = []
+        self._span_items: list[Item | Run] = []
         self._spans: list[ReadableSpan] = []
-        self.metric_items: list[Item] = []
+        self.metric_items: list[Item | Run] = []
         self.tracers, self.meters, self.loggers = made.tracers, made.meters, made.loggers
 
     @property
@@ -80,7 +80,7 @@ class Left:
         self._span_items += items
         return tuple(self._spans)
 
-    def span_items(self) -> list[Item]:
+    def span_items(self) -> list[Item | Run]:
         """Return the spans that have ended, encoded."""
         self.get_finished_spans()
         return self._span_items
@@ -101,7 +101,7 @@ class Left:
         ]
 
 
-def _taken(lane: Lane) -> list[Item]:
+def _taken(lane: Lane) -> list[Item | Run]:
     lane.settle()
     mark, items = lane.segment.peek(1 << 60, None)
     lane.segment.discard(mark)

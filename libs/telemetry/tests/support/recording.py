@@ -34,7 +34,7 @@ from opentelemetry.util.types import Attributes
 from rsketch_telemetry.conformance import Allowances, Violation, check
 from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 from rsketch_telemetry.otlp.encode import log_item, metric_items, resource_message, span_item
-from rsketch_telemetry.otlp.frame import Item, frame
+from rsketch_telemetry.otlp.frame import Item, Run, frame
 from rsketch_telemetry.otlp.model import (
     LogRecord as ModelLogRecord,
 )
@@ -144,7 +144,7 @@ class Recording:
         body = self._framed([log_item(record) for record in self.logs.get_finished_logs()])
         return decode_logs(ExportLogsServiceRequest.FromString(body))
 
-    def _framed(self, items: Sequence[Item]) -> bytes:
+    def _framed(self, items: Sequence[Item | Run]) -> bytes:
         resource = self.tracer_provider.resource
         return frame(resource_message(resource), resource.schema_url, items) if items else b""
 
@@ -197,7 +197,7 @@ class _Sdk:
     def __init__(self) -> None:
         self._sampler = _Noting()
         self._reader = InMemoryMetricReader()
-        self.metric_items: list[Item] = []
+        self.metric_items: list[Item | Run] = []
         self.spans: Finished = InMemorySpanExporter()
         self.tracers = TracerProvider(sampler=self._sampler, shutdown_on_exit=False)
         self.tracers.add_span_processor(SimpleSpanProcessor(self.spans))
@@ -209,7 +209,7 @@ class _Sdk:
         """Whether there is a span for each call that is measured."""
         return not self._sampler.dropped
 
-    def span_items(self) -> list[Item]:
+    def span_items(self) -> list[Item | Run]:
         """Return the spans that have ended, encoded."""
         return [span_item(span) for span in self.spans.get_finished_spans()]
 

@@ -8,13 +8,14 @@ The three export requests have the same shape and the same field numbers, so one
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import NamedTuple
 
 from rsketch_telemetry.otlp.wire import field, tag, text, varint
 
-__all__ = ["Item", "Scope", "frame"]
+__all__ = ["Item", "Run", "Scope", "frame", "runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,59 @@ class Item(NamedTuple):
     body: bytes
     records: int = 1
 
+    @property
+    def items(self) -> int:
+        """How many items it is."""
+        return 1
 
-def frame(resource: bytes, schema_url: str, items: Iterable[Item]) -> bytes:
+    @property
+    def size(self) -> int:
+        """The bytes that it takes."""
+        return len(self.body)
+
+    @property
+    def fields(self) -> bytes:
+        """What it is in a request."""
+        return field(_ITEM_NUMBER, self.body)
+
+
+class Run(NamedTuple):
+    """
+    Spans or log records of one scope that came one behind the other, as they are in a request.
+
+    They are put together while they are fresh: to gather many small ones later is to wait for memory at each of them.
+    """
+
+    scope: Scope
+    fields: bytes
+    items: int
+
+    @property
+    def records(self) -> int:
+        """What they are counted as."""
+        return self.items
+
+    @property
+    def size(self) -> int:
+        """The bytes that they take."""
+        return len(self.fields)
+
+
+def runs(scope: Scope, bodies: Sequence[bytes]) -> list[Item] | list[Run]:
+    """Return encoded items of one scope together; each by itself where they are so large that it is no use."""
+    if sum(map(len, bodies)) > _RUN_BYTES:
+        return [Item(scope, body) for body in bodies]
+    fields = b"".join(chain.from_iterable(zip(map(_head, map(len, bodies)), bodies, strict=True)))
+    return [Run(scope, fields, len(bodies))] if bodies else []
+
+
+@lru_cache(maxsize=4096)
+def _head(length: int) -> bytes:
+    """Return what the field of an item begins with."""
+    return tag(_ITEM_NUMBER) + varint(length)
+
+
+def frame(resource: bytes, schema_url: str, items: Iterable[Item | Run]) -> bytes:
     """Return the export request that holds *items* under one encoded `Resource`."""
     # Joined once, with the lengths known before: each copy of a large request is paid for with new pages of memory.
     inner = [field(1, resource)]
@@ -59,25 +111,16 @@ def _length(parts: Iterable[bytes]) -> int:
     return sum(map(len, parts))
 
 
-def _by_scope(items: Iterable[Item]) -> dict[Scope, list[bytes]]:
+def _by_scope(items: Iterable[Item | Run]) -> dict[Scope, list[bytes]]:
     """Return the fields of the items of each scope."""
     scopes: dict[Scope, list[bytes]] = {}
     for scope, alike in groupby(items, _scope):
-        bodies = list(map(_body, alike))
-        scopes.setdefault(scope, []).extend(chain.from_iterable(zip(_heads(bodies), bodies, strict=True)))
+        scopes.setdefault(scope, []).extend(map(_fields, alike))
     return scopes
 
 
-def _heads(bodies: Sequence[bytes]) -> Iterable[bytes]:
-    """Return what the field of each item begins with."""
-    lengths = list(map(len, bodies))
-    if max(lengths) < len(_HEADS):
-        return map(_HEADS.__getitem__, lengths)
-    return [_ITEM + varint(length) for length in lengths]
-
-
-_scope, _body = attrgetter("scope"), attrgetter("body")
+_scope, _fields = attrgetter("scope"), attrgetter("fields")
+_ITEM_NUMBER = 2
 _REQUEST = tag(1)
-_SCOPED = _ITEM = tag(2)
-_HEADS = tuple(_ITEM + varint(length) for length in range(2048))
-"""For items of usual sizes."""
+_SCOPED = tag(2)
+_RUN_BYTES = 256 * 1024

@@ -13,6 +13,8 @@ from rsketch_telemetry.instrumentor_settings import InstrumentorSettings
 
 __all__ = ["Answers"]
 
+# An enumeration takes a while to find its members.
+_HANDLER = Stage.HANDLER
 _MAX_KEPT = 4096
 """Statuses of routes; an application may have any number of either."""
 
@@ -36,7 +38,7 @@ class Answers:
         if type(stream) is not Http or self._captures or not stream.protocol._can_write.is_set():
             return None
         response = stream.response
-        if response is None or stream.stage is Stage.HANDLER:
+        if response is None or stream.stage is _HANDLER:
             return None
         route = request.route
         end = response.status, route.path if route is not None else None

@@ -254,7 +254,8 @@ class SanicHooks:
                 if excludes(path):
                     return None
             try:
-                parent = self._parent_context(request.headers)
+                parent_of = self._parent_context
+                parent = parent_of(request.headers)
             except Exception:  # noqa: BLE001 - a propagator that fails costs a request its parent, never its record
                 parent = self._no_parent()
             stream: Any = request.stream

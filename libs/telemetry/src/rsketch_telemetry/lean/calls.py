@@ -8,7 +8,9 @@ from time import perf_counter_ns
 from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 from opentelemetry._logs import SeverityNumber
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind
+from opentelemetry.trace.propagation import _SPAN_KEY
 
 from rsketch_telemetry import access, semconv
 from rsketch_telemetry._w3c import Caller
@@ -106,7 +108,9 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
             if whole is not None:
                 self._complete(whole, outcome.exception)
             elif sampled:
-                recorder.append(self._encoded(made.constant, extra))
+                # Looked up as what it is, and not as a method, which takes longer.
+                append = recorder.append
+                append(self._encoded(made.constant, extra))
             level = made.level
         except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
             recorder.fault()
@@ -116,7 +120,8 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
             recorder.say_exception(self._exception_event, outcome.exception, self)
         # It is seldom on; where its own level says so, that is seen without a call.
         if access.LOGGER.level <= level and access.LOGGER.isEnabledFor(level):
-            recorder.safely(lambda: self._say(outcome))
+            # Not by a closure, which would make each call pay for its cells.
+            recorder.safely(self._say, outcome)
 
     def _more(self, outcome: Outcome) -> tuple[Span | None, bytes]:
         """Return the SDK's span that is in this one's place, if one is, and the attributes of the program's own."""
@@ -158,7 +163,6 @@ class HttpServerCall(LeanCall[HttpRequest, HttpOutcome]):
     __slots__ = ()
 
     kind: ClassVar[SpanKind] = SpanKind.SERVER
-    _serves: ClassVar[bool] = True
     _exception_event = semconv.HTTP_SERVER_EXCEPTION, SeverityNumber.ERROR
 
     def _encoded(self, constant: bytes, extra: bytes) -> bytes:
@@ -231,7 +235,7 @@ class _RpcCall(LeanCall[RpcCall, RpcOutcome]):
 
     def _ended(self) -> tuple[Attributes, int]:
         outcome = self._outcome
-        end = outcome.attributes(server=self._serves) | outcome.span_attributes()
+        end = outcome.attributes(server=self.kind is SpanKind.SERVER) | outcome.span_attributes()
         return end, self._end_ns
 
 
@@ -241,7 +245,6 @@ class RpcServerCall(_RpcCall):
     __slots__ = ()
 
     kind: ClassVar[SpanKind] = SpanKind.SERVER
-    _serves: ClassVar[bool] = True
     _exception_event = semconv.RPC_SERVER_EXCEPTION, SeverityNumber.ERROR
 
     def _say(self, outcome: RpcOutcome) -> None:
@@ -254,5 +257,11 @@ class RpcClientCall(_RpcCall):
     __slots__ = ()
 
     kind: ClassVar[SpanKind] = SpanKind.CLIENT
-    _serves: ClassVar[bool] = False
+
+    @property
+    def inner(self) -> Context:
+        """The context with this span in it; see `LeanSpan`. The span of a request being served stays what it is."""
+        above = self._parent_context
+        return Context({**above, _SPAN_KEY: self} if above else {_SPAN_KEY: self})
+
     _exception_event = semconv.RPC_CLIENT_EXCEPTION, SeverityNumber.WARN

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns, time_ns
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry import baggage
 from opentelemetry._logs import SeverityNumber
@@ -48,6 +48,7 @@ _FAULTS = 3
 _NONE: Final = object()
 _PACKAGE: Final = "rsketch_telemetry."
 _new: Any = object.__new__
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,17 +246,17 @@ class LeanRecorder:
         if self._faults == _FAULTS:
             self._stand_down("the lean one has failed repeatedly")
 
-    def safely(self, act: Callable[[], None]) -> None:
+    def safely(self, act: Callable[[T], None], given: T) -> None:
         """Do what goes through the program's own logging or processors; a failure in there costs no record."""
         try:
-            act()
+            act(given)
         except Exception:  # noqa: BLE001 - whatever fails there must not fail the call
             self._failed()
 
     def say_exception(self, event: tuple[str, SeverityNumber], error: BaseException, span: LeanSpan[Any]) -> None:
         """Emit the log record of an exception that nobody handled: *event* is its name and how bad it is."""
         name, severity = event
-        self.safely(lambda: self._exception(name, error, severity, span.inner))
+        self.safely(lambda failed: self._exception(name, failed, severity, span.inner), error)
 
     # What calls ask.
 

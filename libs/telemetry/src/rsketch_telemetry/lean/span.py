@@ -99,7 +99,6 @@ class LeanSpan(Span, Generic[F]):
     to_json = _OfTheSdk()
 
     kind: ClassVar[SpanKind]
-    _serves: ClassVar[bool]
 
     # An instance is made by the recorder, which takes half the time of a constructor.
     _recorder: "LeanRecorder"
@@ -140,7 +139,7 @@ class LeanSpan(Span, Generic[F]):
     def inner(self) -> Context:
         """The context with this span in it, made anew each time: kept in here it would be a reference cycle."""
         above = self._parent_context
-        entries: dict[str, object] = {_SPAN_KEY: self, SERVER_SPAN: self} if self._serves else {_SPAN_KEY: self}
+        entries: dict[str, object] = {_SPAN_KEY: self, SERVER_SPAN: self}
         return Context({**above, **entries} if above else entries)
 
     def traceparent(self) -> str | None:

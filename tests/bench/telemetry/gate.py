@@ -162,17 +162,18 @@ def _said(name: str, found: Found, before: Count | None, *, why: bool) -> bool:
 def _where(subject: Subject, added: Sequence[tuple[str, int]]) -> Iterator[str]:
     yield "    instructions added, by function of the interpreter:"
     yield from (f"    {instructions:>9,}  {function}" for function, instructions in added)
-    yield "    calls added, by function:"
-    for function, times in sorted(_calls_added(subject).items(), key=lambda each: -each[1])[: 3 * _SHOWN]:
-        yield f"    {times:>9.2f}  {function}"
+    added = _bytecodes_added(subject)
+    yield f"    {sum(added.values()):,.0f} bytecodes added, by function of Python:"
+    for function, bytecodes in sorted(added.items(), key=lambda each: -each[1])[: 3 * _SHOWN]:
+        yield f"    {bytecodes:>9.1f}  {function}"
 
 
-def _calls_added(subject: Subject) -> Mapping[str, float]:
+def _bytecodes_added(subject: Subject) -> Mapping[str, float]:
     off, on = (
-        children.said(run.module, (*run.arguments, "--calls"), run.environ()) for run in (subject.off, subject.on)
+        children.said(run.module, (*run.arguments, "--bytecodes"), run.environ()) for run in (subject.off, subject.on)
     )
-    added = {function: times - off.get(function, 0.0) for function, times in on.items()}
-    return {function: times for function, times in added.items() if times > 0.01}
+    added = {function: bytecodes - off.get(function, 0.0) for function, bytecodes in on.items()}
+    return {function: bytecodes for function, bytecodes in added.items() if abs(bytecodes) > 0.1}
 
 
 def _missing() -> int:

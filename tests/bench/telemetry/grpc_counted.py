@@ -3,8 +3,8 @@ One process that calls itself by grpc.aio, under callgrind, which counts the ins
 
     valgrind --tool=callgrind --instr-atstart=no python -m bench.telemetry.grpc_counted server
 
-gRPC's own threads come and go as they like, so the same work never takes quite the same. With `--calls` it is
-Python calls that are counted, and written as a line of JSON; that takes no callgrind.
+gRPC's own threads come and go as they like, so the same work never takes quite the same. With `--bytecodes`
+those of Python are counted, by function, and written as a line of JSON; that takes no callgrind.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import rsketch_telemetry
 
-from bench.telemetry.calls import Calls
+from bench.telemetry.bytecodes import Bytecodes
 from bench.telemetry.grpc_service import SIDES, calls, connected
 from bench.telemetry.valgrind import Requests
 
@@ -32,20 +32,20 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="grpc_counted", description="Calls while callgrind counts.")
     parser.add_argument("side", choices=("none", *SIDES))
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--calls", action="store_true", help="count Python calls, and write them")
+    parser.add_argument("--bytecodes", action="store_true", help="count bytecodes instead, by function, and write them")
     options = parser.parse_args(argv)
     random.seed(1)
     if options.side != "none":
         rsketch_telemetry.configure()
         SIDES[options.side]().instrument()
-    counter = Calls() if options.calls else Requests()
+    counter = Bytecodes() if options.bytecodes else Requests()
     asyncio.run(_count(options.requests, counter))
-    if isinstance(counter, Calls):
+    if isinstance(counter, Bytecodes):
         print(json.dumps({name: count / options.requests for name, count in counter.by_name().items()}), flush=True)
     return 0
 
 
-async def _count(count: int, counter: Calls | Requests) -> None:
+async def _count(count: int, counter: Bytecodes | Requests) -> None:
     async with connected() as call:
         await calls(call, _WARM, at_a_time=1)
         gc.collect()

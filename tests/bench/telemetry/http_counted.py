@@ -4,8 +4,8 @@ One process that serves HTTP with or without telemetry, under callgrind, which c
     valgrind --tool=callgrind --instr-atstart=no python -m bench.telemetry.http_counted users on
 
 Whatever would make two runs differ is settled: ids come from a seed, nothing is sent, and the thread that would send
-sleeps. Without telemetry none is even configured. With `--calls` it is Python calls that are counted, and written as a
-line of JSON; that takes no callgrind.
+sleeps. Without telemetry none is even configured. With `--bytecodes` those of Python are counted, by function, and
+written as a line of JSON; that takes no callgrind.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sanic.server.loop import try_use_uvloop
 
 from bench.telemetry import traffic
 from bench.telemetry.application import create_app
-from bench.telemetry.calls import Calls
+from bench.telemetry.bytecodes import Bytecodes
 from bench.telemetry.connection import Connection, started
 from bench.telemetry.valgrind import Requests
 from bench.telemetry.variants import HTTP, HttpVariant
@@ -40,19 +40,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("variant", choices=sorted(HTTP))
     parser.add_argument("telemetry", choices=("on", "off"))
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--calls", action="store_true", help="count Python calls, and write them")
+    parser.add_argument("--bytecodes", action="store_true", help="count bytecodes instead, by function, and write them")
     options = parser.parse_args(argv)
-    counter = Calls() if options.calls else Requests()
+    counter = Bytecodes() if options.bytecodes else Requests()
     try_use_uvloop()
     random.seed(1)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_serve(HTTP[options.variant], options, Path(folder), counter))
-    if isinstance(counter, Calls):
+    if isinstance(counter, Bytecodes):
         print(json.dumps({name: count / options.requests for name, count in counter.by_name().items()}), flush=True)
     return 0
 
 
-async def _serve(variant: HttpVariant, options: argparse.Namespace, folder: Path, counter: Calls | Requests) -> None:
+async def _serve(variant: HttpVariant, options: argparse.Namespace, folder: Path, counter: Bytecodes | Requests) -> None:
     app = create_app(many_routes=variant.many_routes)
     app.config.ACCESS_LOG = bool(variant.line)
     on = options.telemetry == "on"

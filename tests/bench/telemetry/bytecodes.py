@@ -1,4 +1,4 @@
-"""How many of the interpreter's instructions each Python function takes: where a reader begins who wonders about them."""
+"""How many bytecodes each Python function takes: where a reader begins who wonders about instructions."""
 
 import sys
 from collections import Counter

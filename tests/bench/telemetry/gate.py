@@ -68,7 +68,9 @@ class Subject:
 
 def _http(name: str) -> Subject:
     settings = tuple(variants.HTTP[name].environ.items())
-    return Subject(off=Run(_HTTP, (name, "off")), on=Run(_HTTP, (name, "on"), settings), requests=200)
+    # Without telemetry nothing is sampled in any way.
+    bare = "users" if name == "unsampled" else name
+    return Subject(off=Run(_HTTP, (bare, "off")), on=Run(_HTTP, (name, "on"), settings), requests=200)
 
 
 def _grpc(side: str) -> Subject:
@@ -162,9 +164,9 @@ def _said(name: str, found: Found, before: Count | None, *, why: bool) -> bool:
 def _where(subject: Subject, added: Sequence[tuple[str, int]]) -> Iterator[str]:
     yield "    instructions added, by function of the interpreter:"
     yield from (f"    {instructions:>9,}  {function}" for function, instructions in added)
-    added = _bytecodes_added(subject)
-    yield f"    {sum(added.values()):,.0f} bytecodes added, by function of Python:"
-    for function, bytecodes in sorted(added.items(), key=lambda each: -each[1])[: 3 * _SHOWN]:
+    more = _bytecodes_added(subject)
+    yield f"    {sum(more.values()):,.0f} bytecodes added, by function of Python:"
+    for function, bytecodes in sorted(more.items(), key=lambda each: -each[1])[: 3 * _SHOWN]:
         yield f"    {bytecodes:>9.1f}  {function}"
 
 

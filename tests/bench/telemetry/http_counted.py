@@ -52,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _serve(variant: HttpVariant, options: argparse.Namespace, folder: Path, counter: Bytecodes | Requests) -> None:
+async def _serve(
+    variant: HttpVariant, options: argparse.Namespace, folder: Path, counter: Bytecodes | Requests
+) -> None:
     app = create_app(many_routes=variant.many_routes)
     app.config.ACCESS_LOG = bool(variant.line)
     on = options.telemetry == "on"

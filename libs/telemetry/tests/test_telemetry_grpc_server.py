@@ -892,3 +892,37 @@ async def test_a_grpcio_that_has_changed_inside(
     assert vars(internals.SERVER)["__init__"] is before
     assert answer == b"5"
     assert not telemetry.servers()
+
+
+_ENDS_UNDER_CALLS = """
+import asyncio, os, grpc, grpc.aio
+from rsketch_telemetry.testing import capture
+
+async def hang(request, context):
+    await asyncio.sleep(100)
+
+async def main(kept):
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(hang)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    kept += [server, channel, *(asyncio.ensure_future(channel.unary_unary("/a.B/C")(b"")) for _ in range(8))]
+    await asyncio.sleep(0.5)
+
+with capture() as telemetry:
+    kept = []
+    asyncio.run(main(kept))
+    served = [span for span in telemetry.spans if span.kind == "SERVER"]
+    print(len(served), {span.attributes["rpc.status_code"] for span in served}, flush=True)
+os._exit(0)
+"""
+
+
+def test_calls_that_the_end_of_the_program_cuts_off_are_no_success() -> None:
+    """Core has not sent their status, and does not say so either: nobody waits for it any more."""
+    command = [sys.executable, "-W", "ignore", "-c", _ENDS_UNDER_CALLS]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    assert ran.stdout == "8 {'CANCELLED'}\n"

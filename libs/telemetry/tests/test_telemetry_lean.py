@@ -713,6 +713,31 @@ def test_a_forked_child_counts_from_nothing(plain: Providers) -> None:
     open_call.finish(RpcOutcome(status_code="OK"))
 
 
+def test_a_call_that_a_forked_child_ends_is_the_childs(plain: Providers) -> None:
+    """It is measured there, and no lock is waited for that a thread of the parent's held."""
+    serving = recorder(plain, InstrumentorSettings(opt_in_metrics=frozenset({semconv.HTTP_ACTIVE_REQUESTS})))
+    serving.http_server(REQUEST, Context()).finish(OK)
+    call = serving.http_server(REQUEST, Context())
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with serving.cells._lock:
+            held.set()
+            over.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        held.wait(10)
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            call.finish(OK)
+            (point,) = metrics(plain)[semconv.HTTP_SERVER_DURATION].histogram.data_points
+            os._exit(point.count + 6)
+        over.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 def test_a_fork_while_another_thread_ends_a_span_leaves_no_lock_behind(plain: Providers) -> None:
     """Whoever holds it is not in the child."""
     serving = recorder(plain)

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import ssl
 import threading
@@ -619,3 +620,32 @@ def test_large_items_leave_one_by_one() -> None:
     segment.extend(runs(SCOPE, [_span(str(number), 100_000).body for number in range(4)]))
 
     assert _names(segment.peek(250_000, None)[1]) == ["0", "1"]
+
+
+def test_a_finalizer_that_comes_back_into_a_segment_is_counted() -> None:
+    """Garbage may be collected in any moment, and what is finalized may itself end a span or log a line."""
+    segment, came = Segment(limit_items=50), [0]
+
+    class Finalized:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            came[0] += 1
+            segment.append(_span("late"))
+
+    before = gc.get_threshold()
+    try:
+        for threshold in range(1, 40):
+            for _ in range(10):
+                gc.collect()
+                gc.set_threshold(0)
+                Finalized()
+                gc.set_threshold(threshold)
+                segment.extend((_span("usual"),))
+                came[0] += 1
+    finally:
+        gc.set_threshold(*before)
+
+    held = len(_names(segment.peek(1 << 40, None)[1]))
+    assert (len(segment), held, segment.evicted) == (50, 50, came[0] - 50)

@@ -224,8 +224,10 @@ class _ServerHook(grpc.aio.ServerInterceptor):
         """Start the record of the RPC that the current task serves; None where it gets neither span nor metric."""
         try:
             task = asyncio.current_task()
+            if task is None or not self._watch.active or ((here := current()) and suppressed(here)):
+                return None
             facts = self._facts.get(details.method) or self._learnt_facts(details)
-            if task is None or facts is None or not self._watch.active or ((here := current()) and suppressed(here)):
+            if facts is None:
                 return None
             metadata = details.invocation_metadata or ()
             if self._watch.captures_requests:

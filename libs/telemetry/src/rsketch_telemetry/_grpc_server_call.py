@@ -146,7 +146,9 @@ class ServerCall:
         if self._record is None:
             return
         try:
-            self._cancelled = bool(self.operation.cancelled()) if self.operation is not None else None
+            cancelled = self.operation.cancelled() if self.operation is not None else None
+            # Core has not said so of an operation that it was not waited for.
+            self._cancelled = None if cancelled is None else bool(cancelled)
             self.operation = None
             outcome = self._plain()
         except Exception:  # noqa: BLE001 - as above

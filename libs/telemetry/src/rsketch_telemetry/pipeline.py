@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import accumulate, islice, repeat, starmap
+from itertools import accumulate, chain, islice, repeat, starmap
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
@@ -145,11 +145,14 @@ class Segment:
     def extend(self, items: Sequence[Item | Run]) -> bool:
         """Add the newest items; see `append`."""
         with self._lock:
+            # First: a finalizer that runs in there may come back to here.
+            count, size = _count(items), _size(items)
             self._items.extend(items)
-            self._count += _count(items)
-            self._bytes += _size(items)
+            self._count += count
+            self._bytes += size
             while self._too_full():
-                self.evicted += self._drop(1)
+                dropped = self._drop(1)
+                self.evicted += dropped
             return self.pressing
 
     @property
@@ -182,7 +185,7 @@ class Segment:
         """Return the oldest items that fit (at least one, if any) and the mark that `discard` takes."""
         with self._lock:
             # A copy: a finalizer that runs in between may append.
-            oldest = list(islice(self._items, limit_items))
+            oldest = list(islice(self._items.copy(), limit_items))
             fit = bisect_right(list(accumulate(map(_size_of, oldest))), limit_bytes)
             if limit_items is not None:
                 fit = min(fit, bisect_right(list(accumulate(map(_items_of, oldest))), limit_items))
@@ -200,11 +203,11 @@ class Segment:
 
     def _drop(self, count: int) -> int:
         dropped = _taken(self._items, count)
-        items = _count(dropped)
-        self._count -= items
-        self._bytes -= _size(dropped)
-        self._first += len(dropped)
-        return items
+        count, size, entries = _count(dropped), _size(dropped), len(dropped)
+        self._count -= count
+        self._bytes -= size
+        self._first += entries
+        return count
 
 
 @dataclass(slots=True)
@@ -358,7 +361,10 @@ class Inlet:
         # In one thread at a time, so that the order is kept.
         with self._lock:
             if incoming:
-                self._limit = self._over(runs(self.scope, drained(incoming)))
+                bodies, most = drained(incoming), self._limit
+                # Threads that append meanwhile may have left more than belong together.
+                together = [runs(self.scope, bodies[at : at + most]) for at in range(0, len(bodies), most)]
+                self._limit = self._over(list(chain.from_iterable(together)))
 
 
 def drained(queue: "deque[T]") -> list[T]:

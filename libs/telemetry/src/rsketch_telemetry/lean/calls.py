@@ -128,11 +128,11 @@ class LeanCall(LeanSpan[F], Generic[F, Outcome]):
         recorder, extra = self._recorder, b""
         with recorder.lock:
             try:
+                extra = self._encoded_extra()
                 if outcome.exception is not None and recorder.settings.exception_events:
                     self._become_whole()
-                extra = self._encoded_extra()
             except Exception:  # noqa: BLE001 - whatever fails in telemetry must not fail the call
-                recorder.fault()
+                recorder.fault(lost=False)
             if outcome.exception is not None:
                 # Without what it refers to, which would live as long as the span.
                 self._outcome = outcome.without_exception()

@@ -82,6 +82,10 @@ class Duration:
         self._counts = [0] * (len(self._bounds_ns) + 1)
         self._sum_ns, self._min_ns, self._max_ns = 0, sys.maxsize, 0
 
+    def renew(self, lock: threading.RLock) -> None:
+        """Take another lock."""
+        self._lock = lock
+
     def record(self, elapsed_ns: int, at_ns: int, ids: bytes | None) -> None:
         """
         Add a measurement.
@@ -163,6 +167,10 @@ class Open:
         self._started_ns = time.time_ns()
         self._value = 0
 
+    def renew(self, lock: threading.RLock) -> None:
+        """Take another lock."""
+        self._lock = lock
+
     def add(self, change: int) -> None:
         """Add to it, or take from it."""
         with self._lock:
@@ -190,6 +198,8 @@ class Cells:
         self._scope = scope
         self._delta = delta
         self._found = found
+        self._durations: _Table[Duration] = {}
+        self._open: _Table[Open] = {}
         self._reset()
         reset = weakref.WeakMethod(self._reset)
         os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
@@ -197,8 +207,12 @@ class Cells:
     def _reset(self) -> None:
         """Begin anew, also in a forked child: what its parent counted would be counted twice."""
         self._lock = threading.RLock()
-        self._durations: _Table[Duration] = {}
-        self._open: _Table[Open] = {}
+        # Calls under way hold on to their series, whose lock a thread may have held that is not in a forked child.
+        for table in (self._durations, self._open):
+            for series in table.values():
+                for cell in series.values():
+                    cell.renew(self._lock)
+            table.clear()
 
     def duration(self, metric: str, attributes: Attributes) -> Duration:
         """Return the series of a histogram's *attributes*, or where there are too many that for all others."""

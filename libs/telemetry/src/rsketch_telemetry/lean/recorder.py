@@ -105,6 +105,10 @@ class LeanRecorder:
         self._generator: Any = plain.tracers.id_generator
         self._root_flags = _root_flags(self._generator) | (plain.roots is True)
         self._child_flags = RANDOM | simple
+        self.http = HttpTemplates(self.cells)
+        self.rpc_served = RpcTemplates(self.cells, server=True)
+        self.rpc_made = RpcTemplates(self.cells, server=False)
+        self.encoded = Encoded()
         self._forget()
         forget = weakref.WeakMethod(self._forget)
         # The series of a forked child are others.
@@ -113,10 +117,8 @@ class LeanRecorder:
     def _forget(self) -> None:
         # Whoever held it is not in a forked child.
         self.lock = threading.RLock()
-        self.http = HttpTemplates(self.cells)
-        self.rpc_served = RpcTemplates(self.cells, server=True)
-        self.rpc_made = RpcTemplates(self.cells, server=False)
-        self.encoded = Encoded()
+        for templates in (self.http, self.rpc_served, self.rpc_made):
+            templates.forget()
         self._open_calls = OpenCalls(self.cells)
         self._open_requests = OpenRequests(self.cells)
         # Or parent and child would give the same.

@@ -19,6 +19,7 @@ from rsketch_telemetry.otlp import wire
 __all__ = ["Encoded", "HttpTemplates", "OpenCalls", "OpenRequests", "RpcTemplates", "Template"]
 
 _KEPT: Final = 4096
+_KEPT_PEERS: Final = 64
 _KINDS: Final = {SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
 _ERROR: Final = 2
 """As `SpanKind` and `StatusCode` of opentelemetry/proto/trace/v1/trace.proto have them."""
@@ -53,6 +54,11 @@ class Template:
 class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
     """Of HTTP requests being served: by their kind, then by how they end."""
 
+    def forget(self) -> None:
+        """Begin anew, also for calls that are under way: they hold on to the tables in here."""
+        for ends in self._by_value.values():
+            ends.forget()
+
     def __init__(self, cells: Cells) -> None:
         super().__init__()
         self._cells = cells
@@ -69,6 +75,10 @@ class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
 
 
 class _HttpEnds(dict[HttpOutcome, Template]):
+    def forget(self) -> None:
+        self.clear()
+        self._by_value.clear()
+
     def __init__(self, kind: HttpKind, cells: Cells) -> None:
         super().__init__()
         self._kind = kind
@@ -89,6 +99,11 @@ class _HttpEnds(dict[HttpOutcome, Template]):
 class RpcTemplates(dict[RpcCall, "_RpcEnds"]):
     """Of RPCs on one side: by what they call, then by their status."""
 
+    def forget(self) -> None:
+        """Begin anew, as those of HTTP do."""
+        for ends in self._by_value.values():
+            ends.forget()
+
     def __init__(self, cells: Cells, *, server: bool) -> None:
         super().__init__()
         self._cells = cells
@@ -105,6 +120,10 @@ class RpcTemplates(dict[RpcCall, "_RpcEnds"]):
 
 
 class _RpcEnds(dict[RpcOutcome, Template]):
+    def forget(self) -> None:
+        self.clear()
+        self._by_value.clear()
+
     def __init__(self, call: RpcCall, cells: Cells, *, server: bool) -> None:
         super().__init__()
         self._call = call
@@ -115,7 +134,8 @@ class _RpcEnds(dict[RpcOutcome, Template]):
     def __missing__(self, outcome: RpcOutcome) -> Template:
         end = outcome.status_code
         found = self._by_value.get(end) or _kept(self._by_value, end, self._new(outcome))
-        return _kept(self, outcome, found) if outcome.kept else found
+        # There is one for each connection.
+        return _kept(self, outcome, found, _KEPT_PEERS) if outcome.kept else found
 
     def _new(self, outcome: RpcOutcome) -> Template:
         end = outcome.attributes(server=self._server)
@@ -159,8 +179,8 @@ class Encoded(dict[HttpCaller | Peer, bytes]):
 V = TypeVar("V")
 
 
-def _kept(table: dict[Any, V], key: Hashable, value: V) -> V:
-    if len(table) >= _KEPT:
+def _kept(table: dict[Any, V], key: Hashable, value: V, most: int = _KEPT) -> V:
+    if len(table) >= most:
         table.clear()
     table[key] = value
     return value

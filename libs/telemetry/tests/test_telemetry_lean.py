@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -713,52 +713,53 @@ def test_a_forked_child_counts_from_nothing(plain: Providers) -> None:
     open_call.finish(RpcOutcome(status_code="OK"))
 
 
+def forked_while_held(lock: Any, act: Callable[[], int]) -> int:
+    """Fork while another thread holds *lock*; return what *act* returns in the child, which waits for nothing long."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            over.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        held.wait(10)
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            code = 1
+            try:
+                code = act()
+            finally:
+                os._exit(code)
+        over.set()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_a_call_that_a_forked_child_ends_is_the_childs(plain: Providers) -> None:
     """It is measured there, and no lock is waited for that a thread of the parent's held."""
     serving = recorder(plain, InstrumentorSettings(opt_in_metrics=frozenset({semconv.HTTP_ACTIVE_REQUESTS})))
     serving.http_server(REQUEST, Context()).finish(OK)
     call = serving.http_server(REQUEST, Context())
-    held, over = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with serving.cells._lock:
-            held.set()
-            over.wait(10)
+    def end() -> int:
+        call.finish(OK)
+        (point,) = metrics(plain)[semconv.HTTP_SERVER_DURATION].histogram.data_points
+        return int(point.count) + 6
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(hold)
-        held.wait(10)
-        child = os.fork()
-        if not child:
-            signal.alarm(5)
-            call.finish(OK)
-            (point,) = metrics(plain)[semconv.HTTP_SERVER_DURATION].histogram.data_points
-            os._exit(point.count + 6)
-        over.set()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert forked_while_held(serving.cells._lock, end) == 7
 
 
 def test_a_fork_while_another_thread_ends_a_span_leaves_no_lock_behind(plain: Providers) -> None:
     """Whoever holds it is not in the child."""
     serving = recorder(plain)
-    held, over = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with serving.lock:
-            held.set()
-            over.wait(10)
+    def serve() -> int:
+        serving.http_server(REQUEST, Context()).finish(HttpOutcome(status_code=500, exception=KeyError("tea")))
+        return 7
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(hold)
-        held.wait(10)
-        child = os.fork()
-        if not child:
-            # Without a lock of its own it would wait here until the signal.
-            signal.alarm(5)
-            serving.http_server(REQUEST, Context()).finish(OK)
-            os._exit(7)
-        over.set()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert forked_while_held(serving.lock, serve) == 7
 
 
 def test_ids_of_a_forked_child_are_its_own(plain: Providers) -> None:

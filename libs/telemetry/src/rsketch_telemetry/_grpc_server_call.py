@@ -147,7 +147,7 @@ class ServerCall:
             return
         try:
             cancelled = self.operation.cancelled() if self.operation is not None else None
-            # Core has not said so of an operation that it was not waited for.
+            # None, too, where nobody has waited for the operation: core has not said.
             self._cancelled = None if cancelled is None else bool(cancelled)
             self.operation = None
             outcome = self._plain()

@@ -285,7 +285,7 @@ class Lane:
         self.batch_items = batch_items
         self.collect = collect
         self.inlets: list[Inlet] = []
-        # They leave and are evicted together: no more than go into one request, and than leave a small segment time.
+        # They leave and are evicted together: no more than one request or a quarter of a small segment.
         limits = (batch_items, segment.limit_items and segment.limit_items // 4)
         self.settled_at_once = max(1, min([_SETTLED_AT_ONCE, *(each for each in limits if each is not None)]))
         self.due = 0.0

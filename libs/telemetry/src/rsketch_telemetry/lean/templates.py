@@ -25,11 +25,6 @@ _ERROR: Final = 2
 """As `SpanKind` and `StatusCode` of opentelemetry/proto/trace/v1/trace.proto have them."""
 
 
-K = TypeVar("K", bound=Hashable)
-Ending = TypeVar("Ending", bound=Hashable)
-E = TypeVar("E", bound="_Ends[Any]")
-
-
 class Template:
     """
     What the spans and the durations of calls have in common.
@@ -56,38 +51,18 @@ class Template:
         self.level = access.level(failed=failed) if kind is SpanKind.SERVER else logging.NOTSET
 
 
-class _Ends(dict[Ending, Template]):
-    """What calls of one kind have in common: by their outcomes, and those by what they say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._by_value: dict[Hashable, Template] = {}
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self.clear()
-        self._by_value.clear()
-
-
-class _Templates(dict[K, E]):
-    """What calls have in common: by their kinds, and those by what they say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._by_value: dict[Hashable, E] = {}
+class HttpTemplates(dict[HttpKind, "_HttpEnds"]):
+    """Of HTTP requests being served: by their kind, then by how they end."""
 
     def forget(self) -> None:
         """Begin anew, also for calls that are under way: they hold on to the tables in here."""
         for ends in self._by_value.values():
             ends.forget()
 
-
-class HttpTemplates(_Templates[HttpKind, "_HttpEnds"]):
-    """Of HTTP requests being served: by their kind, then by how they end."""
-
     def __init__(self, cells: Cells) -> None:
         super().__init__()
         self._cells = cells
+        self._by_value: dict[Hashable, _HttpEnds] = {}
 
     def __missing__(self, kind: HttpKind) -> "_HttpEnds":
         alike = (kind.method, kind.scheme, kind.protocol_version)
@@ -99,11 +74,16 @@ class HttpTemplates(_Templates[HttpKind, "_HttpEnds"]):
         return _kept(self, kind, found) if kind.method_original is None else found
 
 
-class _HttpEnds(_Ends[HttpOutcome]):
+class _HttpEnds(dict[HttpOutcome, Template]):
+    def forget(self) -> None:
+        self.clear()
+        self._by_value.clear()
+
     def __init__(self, kind: HttpKind, cells: Cells) -> None:
         super().__init__()
         self._kind = kind
         self._cells = cells
+        self._by_value: dict[Hashable, Template] = {}
 
     def __missing__(self, outcome: HttpOutcome) -> Template:
         end = (outcome.status_code, outcome.route, outcome.error)
@@ -116,13 +96,19 @@ class _HttpEnds(_Ends[HttpOutcome]):
         return Template(SpanKind.SERVER, kind.span_name(outcome.route), kind.attributes() | said, duration)
 
 
-class RpcTemplates(_Templates[RpcCall, "_RpcEnds"]):
+class RpcTemplates(dict[RpcCall, "_RpcEnds"]):
     """Of RPCs on one side: by what they call, then by their status."""
+
+    def forget(self) -> None:
+        """Begin anew, as those of HTTP do."""
+        for ends in self._by_value.values():
+            ends.forget()
 
     def __init__(self, cells: Cells, *, server: bool) -> None:
         super().__init__()
         self._cells = cells
         self._server = server
+        self._by_value: dict[Hashable, _RpcEnds] = {}
 
     def __missing__(self, call: RpcCall) -> "_RpcEnds":
         alike = (call.method, call.server_address, call.server_port)
@@ -133,12 +119,17 @@ class RpcTemplates(_Templates[RpcCall, "_RpcEnds"]):
         return _kept(self, call, found) if call.method_original is None and call.metadata is None else found
 
 
-class _RpcEnds(_Ends[RpcOutcome]):
+class _RpcEnds(dict[RpcOutcome, Template]):
+    def forget(self) -> None:
+        self.clear()
+        self._by_value.clear()
+
     def __init__(self, call: RpcCall, cells: Cells, *, server: bool) -> None:
         super().__init__()
         self._call = call
         self._cells = cells
         self._server = server
+        self._by_value: dict[Hashable, Template] = {}
 
     def __missing__(self, outcome: RpcOutcome) -> Template:
         end = outcome.status_code
